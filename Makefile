@@ -1,0 +1,45 @@
+# make run    executes every lesson into build/ and prints what came out     make test       everything CI checks
+# make lab    opens JupyterLab                                               make test-long  the slow checks too
+# make refresh  re-executes the lessons in place (stored outputs)
+#
+# Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux (5 GB); a laptop takes the
+# CPU build instead:   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PY := $(BIN)/python
+READY := $(VENV)/ready
+
+.PHONY: run test test-long lab refresh images clean
+.DEFAULT_GOAL := run
+
+$(READY): requirements.txt
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or newer is needed, this is ' + sys.version)"
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $(shell grep -E '^torch' requirements.txt))
+	$(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt
+	@$(PY) -c "open('$(READY)', 'w').close()"
+
+run: $(READY)
+	$(PY) tests/lessons.py run
+
+test: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m pytest -m "not long"
+
+test-long: $(READY)
+	$(PY) -m pytest
+
+lab: $(READY)
+	$(PY) -m jupyter lab notebooks
+
+refresh: $(READY)
+	$(PY) tests/lessons.py refresh
+
+images: $(READY)
+	$(PY) images/draw.py
+
+clean:
+	rm -rf build $(VENV)

@@ -1,0 +1,91 @@
+"""Executes the lessons from the shell: `run` into build/, with HTML and a summary; `refresh` rewrites the stored outputs."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def text_of(cell) -> str:
+    """What a code cell printed to stdout."""
+    return "".join(o["text"] for o in cell.get("outputs", []) if o["output_type"] == "stream" and o["name"] == "stdout")
+
+
+def execute(path: Path) -> tuple[nbformat.NotebookNode, float]:
+    """The lesson with fresh outputs, and the seconds it took. A failing cell ends the program with its error."""
+    notebook = nbformat.read(path, as_version=4)
+    code_cells = sum(cell.cell_type == "code" for cell in notebook.cells)
+    start = time.perf_counter()
+    with tqdm(total=code_cells, desc=path.stem, unit="cell") as bar:
+        client = NotebookClient(
+            notebook,
+            timeout=1200,
+            record_timing=False,
+            resources={"metadata": {"path": str(path.parent)}},
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            sys.exit(f"{path.name} failed:\n{error}")
+    return notebook, time.perf_counter() - start
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Leaves in the stored outputs what a reader needs: no progress bars, no widget state, no traces of this machine."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "accelerator": "GPU",
+        "colab": {"provenance": [], "gpuType": "T4"},
+    }
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+
+
+def run(paths: list[Path]) -> None:
+    """Executes lessons into build/, as notebooks and HTML, and prints times and every cell tagged `report`."""
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    lines = []
+    for path in paths:
+        notebook, seconds = execute(path)
+        nbformat.write(notebook, build / path.name)
+        html, _ = HTMLExporter(exclude_input_prompt=True).from_notebook_node(notebook)
+        (build / f"{path.stem}.html").write_text(html, encoding="utf-8")
+        lines.append(f"{path.stem}: {seconds:.0f} s")
+        for cell in notebook.cells:
+            if "report" in cell.metadata.get("tags", []):
+                lines += [f"    {line}" for line in text_of(cell).splitlines()]
+    print("\nWhat came out (notebooks and HTML pages are in build/):\n" + "\n".join(lines))
+
+
+def refresh(paths: list[Path]) -> None:
+    """Re-executes lessons in place."""
+    for path in paths:
+        notebook, seconds = execute(path)
+        tidy(notebook)
+        nbformat.write(notebook, path)
+        print(f"{path.stem}: {seconds:.0f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("command", choices=["run", "refresh"])
+    parser.add_argument("lessons", nargs="*", type=Path, help="notebooks (default: all)")
+    options = parser.parse_args()
+    {"run": run, "refresh": refresh}[options.command]([path.resolve() for path in options.lessons] or LESSONS)
+
+
+if __name__ == "__main__":
+    main()
