@@ -333,7 +333,7 @@ def draw_shapes(labels: np.ndarray, random: np.random.RandomState, size: int = 3
 
 
 def outline(u: np.ndarray, v: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Roughly the distance of each point (u, v), (N, H, W), from its figure's edge: negative inside; the figure has radius 1."""
+    """About the distance of each point (u, v), (N, H, W), from its figure's edge, negative inside. Figures have radius 1."""
     rho, theta = np.hypot(u, v), np.arctan2(u, v)
 
     def polygon(corners: int) -> np.ndarray:

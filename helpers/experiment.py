@@ -11,7 +11,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -73,7 +73,7 @@ def describe_environment() -> dict:
 
     return {
         "command": "python -m helpers.experiment " + shlex.join(sys.argv[1:]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "helpers") else ""),
         "python": platform.python_version(),
         **{package: version(package) for package in ("torch", "numpy")},

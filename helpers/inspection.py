@@ -24,11 +24,12 @@ def summarize(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32)) 
     def enter(name: str, part: nn.Module) -> None:
         rows[name] = {"parameters": sum(p.numel() for p in part.parameters()), "multiply_adds": 0}
 
+    def leave(name: str, output: Tensor) -> None:
+        rows[name]["output"] = tuple(output.shape[1:])
+
     for name, part in model.named_children():
         handles.append(part.register_forward_pre_hook(lambda part, inputs, name=name: enter(name, part)))
-        handles.append(
-            part.register_forward_hook(lambda part, inputs, output, name=name: rows[name].update(output=tuple(output.shape[1:])))
-        )
+        handles.append(part.register_forward_hook(lambda part, inputs, output, name=name: leave(name, output)))
         for layer in part.modules():
             handles.append(layer.register_forward_hook(lambda *call, name=name: count(name, *call)))
     was_training = model.training

@@ -29,7 +29,8 @@ def show(figure: Figure, alt: str) -> None:
 def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.15) -> Figure:
     """A grid of pictures (N, 3, H, W), uint8, with a title above each; `scale` is the width of one in inches."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(columns * scale, rows * (scale + (0.25 if titles else 0))), squeeze=False)
+    size = columns * scale, rows * (scale + (0.25 if titles else 0))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
@@ -46,8 +47,9 @@ def plot_curves(history, quantity: str, ax: Axes | None = None, label: str = "",
     """
     ax = ax or plt.subplots(figsize=(5, 3.2))[1]
     rows = history if isinstance(history, list) else history.to_dict("records")
+    scale = 100 if quantity == "accuracy" else 1
     for part, name, line in (("train", "training", "--"), ("val", "validation", "-")):
-        values = [row[f"{part}_{quantity}"] * (100 if quantity == "accuracy" else 1) for row in rows if f"{part}_{quantity}" in row]
+        values = [scale * row[f"{part}_{quantity}"] for row in rows if f"{part}_{quantity}" in row]
         if values:
             (drawn,) = ax.plot(range(1, len(values) + 1), values, line, color=color, label=f"{label} {name}".strip())
             color = drawn.get_color()

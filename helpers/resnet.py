@@ -259,8 +259,8 @@ class ResNet9(nn.Module):
     """A wide, shallow residual network for two CPU cores: (N, 3, 32, 32) to logits (N, num_classes).
 
     Eight convolutions and a linear layer; two basic blocks carry the only shortcuts, max-pools halve the resolution. Much
-    work in few large convolutions suits a CPU. Its shape follows D. Page's DAWNBench entry (github.com/davidcpage/cifar10-fast),
-    at half the width; the logits are scaled down, which keeps the softmax soft at the high learning rates it is trained with.
+    work in few large convolutions suits a CPU. Its shape follows D. Page's DAWNBench entry at half the width
+    (github.com/davidcpage/cifar10-fast). The logits are scaled down, which keeps the softmax soft at high learning rates.
     """
 
     def __init__(self, num_classes: int = 10, width: int = 32, zero_gamma: bool = False):

@@ -228,7 +228,8 @@ def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> list[dict]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as reason:  # torch raises many kinds for a file that is no checkpoint
         raise ValueError(f"{path} is no readable checkpoint ({type(reason).__name__}): delete it to start anew") from None
-    differing = [f"{k} {saved['config'].get(k)!r} there, {v!r} here" for k, v in asdict(config).items() if saved["config"].get(k) != v]
+    there = saved["config"]
+    differing = [f"{k} {there.get(k)!r} there, {v!r} here" for k, v in asdict(config).items() if there.get(k) != v]
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): choose another folder or delete it")
     for name, part in parts.items():
