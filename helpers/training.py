@@ -196,12 +196,13 @@ def fit(
         if progress:
             batches = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", unit="batch", leave=False)
         loss, accuracy = train_one_epoch(model, batches, criterion, optimizer, scheduler, autocast, scaler)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss} in epoch {epoch + 1} (lr {lr:.3g}): try a lower --lr")
         row = {"epoch": epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
         if config.split == "train":
             logits = predict(model, dataset, dataset.val, autocast=autocast)
             row["val_loss"], row["val_accuracy"] = evaluate(logits, dataset.val.labels)
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} became {value} in epoch {epoch + 1} (lr {lr:.3g}): try a lower --lr")
         row["seconds"] = time.perf_counter() - start
         if on_epoch:
             on_epoch(model, row)

@@ -1,0 +1,199 @@
+"""The command line and its records, as a user meets them."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import data, experiment
+from helpers.experiment import RECIPES, main, read_run
+from helpers.resnet import MODELS, resnet9
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ["shapes", "--model", "resnet9", "--epochs", "2", "--batch-size", "32", "--device", "cpu", "--precision", "float32"]
+RUNS = sorted(path.parent for path in ROOT.glob("results/*/metrics.json"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Commands train on 64 pictures of `shapes`."""
+    tiny = data.make_shapes(64, 20, 30)
+    real = data.load
+    monkeypatch.setattr(experiment, "load", lambda name: tiny if name in ("auto", "shapes") else real(name))
+    return tiny
+
+
+def fails(capsys, *arguments) -> str:
+    """The one line a command that fails prints."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    if isinstance(stop.value.code, str):  # what Python prints to stderr on exit
+        message = stop.value.code
+    else:
+        message = capsys.readouterr().err.strip().splitlines()[-1]
+        assert stop.value.code == 2
+    assert "\n" not in message and "error:" in message
+    return message
+
+
+def test_a_run_and_its_record(quick, tmp_path, capsys):
+    out = tmp_path / "run"
+    main([*QUICK, "--out", str(out), "--seed", "3", "--test-trace"])
+    assert "on the test set after 2 epochs" in capsys.readouterr().out
+    run = read_run(out)
+    metrics, config, environment = run["metrics"], run["config"], run["environment"]
+    keys = "model recipe dataset split seed epochs parameters test_accuracy train_seconds compile_seconds device precision"
+    assert set(keys.split()) <= set(metrics)
+    assert (metrics["model"], metrics["recipe"], metrics["dataset"], metrics["seed"]) == ("resnet9", "shapes", "shapes", 3)
+    assert metrics["parameters"] == sum(p.numel() for p in resnet9().parameters())
+    assert config["device"] == "cpu" and config["precision"] == "float32" and config["epochs"] == 2
+    assert {"command", "date", "commit", "torch", "processor"} <= set(environment)
+    assert list(run["history"].epoch) == [1, 2] and "test_accuracy" not in run["history"]
+    assert run["test_logits"].shape == (30, 10) and run["val_logits"].shape == (20, 10)
+    assert torch.equal(run["test_labels"], quick.test.labels) and torch.equal(run["val_labels"], quick.val.labels)
+    accuracy = (run["test_logits"].argmax(1) == run["test_labels"]).double().mean().item()
+    assert metrics["test_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert run["test_trace"].test_accuracy.iloc[-1] == pytest.approx(accuracy, abs=1.1 / 30)  # float16 may flip a tie
+    assert not (out / "checkpoint.pt").exists()
+
+    from safetensors.torch import load_model
+
+    model = resnet9()
+    load_model(model, str(out / "model.safetensors"))
+    logits = experiment.predict(model, quick, quick.test)
+    torch.testing.assert_close(logits, run["test_logits"], rtol=2e-3, atol=2e-3)
+
+
+def test_an_interrupted_command_goes_on_and_ends_with_the_same_record(quick, tmp_path, monkeypatch, capsys):
+    main([*QUICK, "--out", str(tmp_path / "undisturbed")])
+    original = experiment.fit
+
+    def interrupted(*arguments, **options):
+        def stop(model, row):
+            if row["epoch"] == 2:
+                raise KeyboardInterrupt
+
+        return original(*arguments, **{**options, "on_epoch": stop})
+
+    monkeypatch.setattr(experiment, "fit", interrupted)
+    with pytest.raises(SystemExit, match="goes on"):
+        main([*QUICK, "--out", str(tmp_path / "stopped")])
+    assert not (tmp_path / "stopped" / "metrics.json").exists()
+    monkeypatch.setattr(experiment, "fit", original)
+    main([*QUICK, "--out", str(tmp_path / "stopped")])
+    one, other = read_run(tmp_path / "undisturbed"), read_run(tmp_path / "stopped")
+    assert torch.equal(one["test_logits"], other["test_logits"])
+    assert one["history"].drop(columns="seconds").equals(other["history"].drop(columns="seconds"))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["resnet50-98"], "unknown recipe 'resnet50-98': choose one of"),
+        (["shapes", "--model", "resnet19"], "unknown network 'resnet19': choose one of resnet9"),
+        (["--dataset", "mnist"], "unknown data set 'mnist': choose"),
+        (["shapes", "--device", "tpu9"], "device 'tpu9' cannot be used here"),
+        (["shapes", "--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
+        (["shapes", "--epochs", "-3"], "epochs must be positive, got -3"),
+        (["shapes", "--epochs", "many"], "invalid int value"),
+        (["shapes", "--batch-size", "100000"], "batch size 100000 does not fit"),
+        (["shapes", "--model", "plain20", "--zero-gamma"], "plain20 does not take zero_gamma"),
+        (["shapes", "--lr", "1e30", "--warmup", "0", "--epochs", "1", "--model", "resnet9"], "_loss became"),
+        (["shapes", "--colour", "blue"], "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_writes_nothing(quick, tmp_path, capsys, arguments, words):
+    out = tmp_path / "run"
+    assert words in fails(capsys, *arguments, "--out", out)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_missing_and_damaged_data_get_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
+    assert "data_batch_1 is missing" in fails(capsys, "laptop", "--out", tmp_path / "run")
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for file in data.CIFAR10_MD5:
+        (folder / file).write_bytes(b"half a file")
+    assert "data_batch_1 is damaged" in fails(capsys, "laptop", "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_overwritten(quick, tmp_path, capsys):
+    out = tmp_path / "run"
+    main([*QUICK, "--out", str(out)])
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert "is not empty" in fails(capsys, *QUICK, "--out", out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "diary.txt").write_text("mine")
+    assert "is not empty" in fails(capsys, *QUICK, "--out", tmp_path / "other")
+
+
+def test_a_checkpoint_of_another_network_is_refused(quick, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "run"
+    monkeypatch.setattr(experiment, "write_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit):
+        main([*QUICK, "--out", str(out)])
+    before = (out / "checkpoint.pt").read_bytes()
+    assert "belongs to another run (model 'resnet9' there, 'resnet20' here" in fails(
+        capsys, *QUICK, "--model", "resnet20", "--out", out
+    )
+    assert (out / "checkpoint.pt").read_bytes() == before
+
+
+def test_the_shell_sees_one_line_and_a_code(tmp_path):
+    """Once as a real process: no traceback, exit status not 0."""
+    command = [sys.executable, "-m", "helpers.experiment", "shapes", "--model", "lenet", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"})
+    assert done.returncode == 1 and done.stderr.startswith("error: unknown network 'lenet'")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_help_names_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("--model", "--epochs", "--batch-size", "--seed", "--device", "--dataset", "--out", *RECIPES, "resnet110"):
+        assert word in text
+
+
+def test_recipes_name_real_networks():
+    assert all(config.model in MODELS and config.recipe == name for name, config in RECIPES.items())
+
+
+def test_a_run_that_does_not_exist_is_named():
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        read_run("resnet1000")
+
+
+# --- the records that are committed
+
+
+def test_there_are_records():
+    assert RUNS
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_a_committed_record_is_complete_and_true(folder):
+    config, environment, metrics = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("config", "environment", "metrics")
+    )
+    with np.load(folder / "test_logits.npz") as stored:
+        logits, labels = stored["logits"], stored["labels"]
+    assert logits.dtype == np.float16 and len(labels) == (10_000 if metrics["dataset"] == "cifar10" else 2_000)
+    assert metrics["test_accuracy"] == pytest.approx((logits.astype(np.float32).argmax(1) == labels).mean(), abs=1e-6)
+    assert all(metrics[name] == config[name] for name in ("model", "recipe", "dataset", "split", "seed", "epochs", "precision"))
+    assert "auto" not in config.values()
+    assert environment["command"].startswith("python -m helpers.experiment") and len(environment["commit"]) == 40
+    assert "/" not in environment["command"].replace("results/", "")
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert len(rows) == metrics["epochs"]
+    assert metrics["train_seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=1)
+    assert ("val_accuracy" in rows[0]) == (metrics["split"] == "train") == (folder / "val_logits.npz").exists()

@@ -1,0 +1,292 @@
+"""helpers.training against closed forms, an independent loop, and interruption."""
+
+import dataclasses
+import math
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.amp import GradScaler
+
+from helpers import training
+from helpers.resnet import resnet9, resnet20
+from helpers.training import TrainConfig, epoch_batches, fit, lr_factor, set_seed, train_one_epoch
+
+CONFIG = TrainConfig(model="resnet20", dataset="shapes", epochs=2, batch_size=64, lr=0.1, device="cpu", precision="float32")
+
+
+def small_net() -> nn.Module:
+    set_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10)
+    )
+
+
+def equal(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+# --- the schedule
+
+
+def test_warmup_rises_linearly_and_ends_below_its_peak():
+    factors = [lr_factor(step, 100, warmup=0.2) for step in range(100)]
+    assert factors[:20] == pytest.approx([(step + 1) / 21 for step in range(20)])
+    assert factors[20] == max(factors) == 1.0
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.25])
+def test_cosine_and_linear_follow_their_formulas_and_end(warmup):
+    total, start = 200, round(warmup * 200)
+    for step in range(start, total):
+        t = (step - start) / (total - start)
+        assert lr_factor(step, total, warmup, "cosine") == pytest.approx(math.cos(math.pi * t / 2) ** 2)
+        assert lr_factor(step, total, warmup, "linear") == pytest.approx(1 - t)
+    assert 0 < lr_factor(total - 1, total, warmup, "cosine") < 1e-3
+
+
+def test_steps_are_the_papers():
+    """Section 4.2: divided by 10 at 32k and 48k iterations, ended at 64k."""
+    factors = [lr_factor(step, 64_000, 0.0, "steps") for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_fit_walks_the_whole_schedule(shapes):
+    history = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=4), progress=False)
+    steps = 320 // 64
+    expected = [0.1 * lr_factor(epoch * steps, 4 * steps, CONFIG.warmup, "cosine") for epoch in range(4)]
+    assert [row["lr"] for row in history] == pytest.approx(expected)
+
+
+# --- one epoch
+
+
+def test_train_one_epoch_equals_an_independent_loop():
+    generator = torch.Generator().manual_seed(1)
+    batches = [
+        (torch.randn(size, 3, 12, 12, generator=generator), torch.randint(0, 10, (size,), generator=generator))
+        for size in (16, 16, 5)
+    ]
+    ours, reference = small_net(), small_net()
+    optimizer = torch.optim.SGD(ours.parameters(), 0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
+    ours.eval()  # it has to switch to train mode by itself
+    loss, accuracy = train_one_epoch(
+        ours, batches, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer, scheduler, nullcontext(), GradScaler(enabled=False)
+    )
+
+    velocities = [torch.zeros_like(p) for p in reference.parameters()]
+    losses, hits = [], 0
+    reference.train()
+    for step, (images, labels) in enumerate(batches):
+        logits = reference(images)
+        target = F.one_hot(labels, 10) * 0.9 + 0.01
+        each = -(target * logits.log_softmax(1)).sum(1)
+        losses += each.tolist()
+        hits += int((logits.argmax(1) == labels).sum())
+        gradients = torch.autograd.grad(each.mean(), list(reference.parameters()))
+        with torch.no_grad():
+            for p, v, g in zip(reference.parameters(), velocities, gradients):
+                v.mul_(0.9).add_(g)
+                p.sub_(0.1 / (1 + step) * v)
+    assert loss == pytest.approx(sum(losses) / 37, rel=1e-5)  # by sample: the batch of 5 counts 5/37, not 1/3
+    assert accuracy == pytest.approx(hits / 37)
+    for a, b in zip(ours.state_dict().values(), reference.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = resnet20()
+    decayed, spared = training.make_optimizer(model, CONFIG).param_groups
+    kinds = {id(p): type(m) for m in model.modules() for p in m.parameters(recurse=False)}
+    assert {kinds[id(p)] for p in decayed["params"]} == {nn.Conv2d, nn.Linear}
+    assert len(decayed["params"]) == 22 - 2 and decayed["weight_decay"] == CONFIG.weight_decay
+    assert spared["weight_decay"] == 0 and {id(p) for p in spared["params"]} == {id(p) for p in model.parameters() if p.ndim == 1}
+
+
+# --- batches of an epoch
+
+
+def test_an_epoch_is_a_function_of_seed_and_number(shapes):
+    def first(config, epoch):
+        images, labels = next(iter(epoch_batches(shapes, config, epoch)))
+        return images.sum().item(), labels.tolist()
+
+    assert first(CONFIG, 3) == first(CONFIG, 3)
+    others = [first(CONFIG, 4), first(dataclasses.replace(CONFIG, seed=1), 3)]
+    assert all(first(CONFIG, 3) != other for other in others)
+
+
+@pytest.mark.parametrize("split, size", [("train", 320), ("train+val", 420)])
+def test_only_the_chosen_split_is_learned_from(shapes, split, size):
+    data = epoch_batches(shapes, dataclasses.replace(CONFIG, split=split), 0).data
+    assert len(data) == size
+    allowed = {image.numpy().tobytes() for image in shapes.train.images}
+    if split == "train+val":
+        allowed |= {image.numpy().tobytes() for image in shapes.val.images}
+    assert {image.numpy().tobytes() for image in data.images} == allowed
+
+
+def test_augmentation_follows_the_settings(shapes):
+    plain = dataclasses.replace(CONFIG, crop=0, flip=False, cutout=0, batch_size=320)
+    images, labels = next(iter(epoch_batches(shapes, plain, 0)))
+    clean = shapes.normalize(shapes.train.images)
+    order = [int((clean == image).flatten(1).all(1).nonzero()[0]) for image in images[:40]]
+    assert shapes.train.labels[order].tolist() == labels[:40].tolist()
+    for change in ({"crop": 4}, {"flip": True}, {"cutout": 8}):
+        changed, _ = next(iter(epoch_batches(shapes, dataclasses.replace(plain, **change), 0)))
+        same = (changed.flatten(1).sort(1).values == images.flatten(1).sort(1).values).all(1).double().mean()
+        assert not torch.equal(changed, images) and (same < 0.2 or change == {"flip": True})
+
+
+# --- fit
+
+
+def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
+    shapes = dataclasses.replace(shapes, train=shapes.train[:128])
+
+    def run(seed):
+        set_seed(seed)
+        model = resnet20()
+        history = fit(model, shapes, dataclasses.replace(CONFIG, epochs=1, seed=seed), progress=False)
+        return model, [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+    (one, first), (same, again), (other, _) = run(0), run(0), run(1)
+    assert equal(one, same) and first == again
+    assert not equal(one, other)
+
+
+@pytest.mark.parametrize("make, options", [(resnet20, {}), (resnet9, {"cutout": 8}), (resnet20, {"precision": "bfloat16"})])
+def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, make, options):
+    config = dataclasses.replace(CONFIG, epochs=3, batch_size=32, **options)
+    shapes = dataclasses.replace(shapes, train=shapes.train[:96], val=shapes.val[:10])
+
+    def run(checkpoint=None, on_epoch=None):
+        set_seed(config.seed)
+        model = make()
+        return model, fit(model, shapes, config, checkpoint, on_epoch, progress=False)
+
+    def stop(model, row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    undisturbed, history = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "checkpoint.pt", stop)
+    resumed, resumed_history = run(tmp_path / "checkpoint.pt")
+    assert equal(undisturbed, resumed)
+    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in resumed_history]
+
+
+def test_float16_trains_with_a_scaler(shapes):
+    model = small_net()
+    history = fit(model, shapes, dataclasses.replace(CONFIG, precision="float16", epochs=3), progress=False)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+
+
+def test_validation_is_measured_only_where_it_is_not_trained_on(shapes):
+    row = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=1), progress=False)[0]
+    assert {"val_loss", "val_accuracy", "train_loss", "train_accuracy", "lr", "seconds", "epoch"} == set(row)
+    row = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=1, split="train+val"), progress=False)[0]
+    assert "val_accuracy" not in row
+
+
+def test_it_learns(shapes):
+    config = dataclasses.replace(CONFIG, epochs=8, lr=0.05, label_smoothing=0.0)
+    history = fit(small_net(), shapes, config, progress=False)
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"] and history[-1]["val_accuracy"] > 0.2
+
+
+def test_divergence_is_named(shapes):
+    with pytest.raises(FloatingPointError, match="_loss became nan in epoch 1.*lower --lr"):
+        fit(small_net(), shapes, dataclasses.replace(CONFIG, lr=1e30, warmup=0.0), progress=False)
+
+
+# --- checkpoints
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_kept(shapes, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    fit(small_net(), shapes, CONFIG, path, progress=False)
+    before = path.read_bytes()
+    for change in ({"model": "resnet56"}, {"seed": 3}, {"epochs": 9}):
+        with pytest.raises(ValueError, match=f"another run.*{next(iter(change))}"):
+            fit(small_net(), shapes, dataclasses.replace(CONFIG, **change), path, progress=False)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_named(shapes, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="checkpoint.pt is no readable checkpoint"):
+        fit(small_net(), shapes, CONFIG, path, progress=False)
+    assert path.read_bytes() == b"no checkpoint"
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(shapes, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    fit(small_net(), shapes, CONFIG, path, progress=False)
+    before = path.read_bytes()
+
+    def full_disk(state, file):
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError):
+        training.save_checkpoint(path, {}, CONFIG, [])
+    assert path.read_bytes() == before
+
+
+# --- settings, device, precision
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0},
+        {"epochs": -1},
+        {"batch_size": 0},
+        {"lr": -0.1},
+        {"momentum": -1.0},
+        {"weight_decay": -1.0},
+        {"crop": -1},
+        {"cutout": -2},
+        {"seed": -1},
+        {"warmup": 1.0},
+        {"label_smoothing": 1.5},
+        {"schedule": "cosinus"},
+        {"split": "test"},
+        {"precision": "int4"},
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TrainConfig(**change)
+
+
+def test_devices():
+    assert training.resolve_device("cpu") == torch.device("cpu")
+    for name in ("gpu", "cuda:99", "nonsense"):
+        with pytest.raises(ValueError, match=name):
+            training.resolve_device(name)
+
+
+@pytest.mark.parametrize("capability, expected", [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
+def test_precision_follows_the_gpu(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert training.resolve_precision("auto", torch.device("cuda")) == expected
+    assert training.resolve_precision("float32", torch.device("cuda")) == "float32"
+
+
+def test_auto_on_a_cpu_is_float32():
+    assert training.resolve_precision("auto", torch.device("cpu")) == "float32"
+
+
+def test_batch_size_larger_than_the_data_is_refused(shapes):
+    with pytest.raises(ValueError, match="batch size 1000"):
+        fit(small_net(), shapes, dataclasses.replace(CONFIG, batch_size=1000), progress=False)
