@@ -34,7 +34,7 @@ def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: in
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
-        ax.imshow(image.permute(1, 2, 0).cpu().numpy())
+        ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
         if titles:
             ax.set_title(titles[i], fontsize=8)
     return figure
