@@ -89,7 +89,7 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
         return read_cifar10(Path(named_root))
     root = Path(__file__).resolve().parents[1] / "data"
     try:
-        if not (root / CIFAR10_FOLDER).is_dir():
+        if not all((root / CIFAR10_FOLDER / file).is_file() for file in CIFAR10_MD5):
             download_cifar10(root)
     except OSError as reason:
         if name == "cifar10":
@@ -171,11 +171,12 @@ def download_cifar10(root: Path) -> None:
             if seconds > 20 and self.n / seconds < 200_000:
                 raise OSError(f"too slow: {self.n / seconds / 1000:.0f} kB/s")
 
+    pooch.get_logger().setLevel("WARNING")
     reasons = []
     for source in CIFAR10_SOURCES:
         print(f"fetching CIFAR-10 (170 MB) from {source} …", file=sys.stderr, flush=True)
         try:
-            bar = Progress(unit="B", unit_scale=True, leave=False)
+            bar = Progress(total=170_498_071, unit="B", unit_scale=True, leave=False)
             pooch.retrieve(
                 source + CIFAR10_ARCHIVE,
                 known_hash=f"md5:{CIFAR10_ARCHIVE_MD5}",
@@ -186,7 +187,7 @@ def download_cifar10(root: Path) -> None:
             )
             return
         except (OSError, ValueError) as reason:  # ValueError: the checksum is wrong, and pooch has kept nothing
-            reasons.append(f"{source}: {type(reason).__name__}")
+            reasons.append(f"{source}: {str(reason).splitlines()[0][:100]}")
         finally:
             bar.close()
     raise OSError("CIFAR-10 could not be fetched (" + "; ".join(reasons) + ")")
@@ -269,7 +270,7 @@ def make_shapes(train: int = 5000, val: int = 1000, test: int = 2000, seed: int 
 
     32×32 RGB pictures; position, size, rotation, proportions, colours, texture, background, clutter and noise vary. As in
     photographs, colour is a hint (each class has a usual hue, loosely kept) and shape decides. Every class is its own
-    mirror image, so flips are a valid augmentation. Classes are equally frequent.
+    mirror image, so flips are a valid augmentation. Classes are equally frequent over the three parts together.
     """
     random = np.random.RandomState(seed)
     labels = random.permutation(np.arange(train + val + test) % len(SHAPE_CLASSES))

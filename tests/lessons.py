@@ -1,11 +1,17 @@
-"""Executes the lessons from the shell: `run` into build/, with HTML and a summary; `refresh` rewrites the stored outputs."""
+"""Executes the lessons from the shell: `run` into build/, with HTML and a summary; `refresh` rewrites the stored outputs.
+
+`refresh` also draws README's table of results anew from results/.
+"""
 
 import argparse
+import json
+import re
 import sys
 import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -77,6 +83,37 @@ def refresh(paths: list[Path]) -> None:
         tidy(notebook)
         nbformat.write(notebook, path)
         print(f"{path.stem}: {seconds:.0f} s")
+    readme = ROOT / "README.md"
+    readme.write_text(with_results_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def results_table() -> str:
+    """The recorded runs as a Markdown table, seeds of one setting taken together."""
+    rows = []
+    for path in sorted(ROOT.glob("results/*/metrics.json")):
+        environment = json.loads((path.parent / "environment.json").read_text())
+        rows.append({**json.loads(path.read_text()), **environment, "day": environment["date"][:10]})
+    setting = ["dataset", "model", "parameters", "split", "epochs", "precision", "processor", "gpu", "threads"]
+    lines = ["| data | network | parameters | learned from | epochs | test accuracy | minutes | machine | date |", "|" + "---|" * 9]
+    for key, runs in pd.DataFrame(rows).groupby(setting, dropna=False, sort=False):
+        run = dict(zip(setting, key))
+        accuracy = 100 * runs.test_accuracy
+        spread = f" ± {accuracy.std():.2f} % ({len(runs)} seeds)" if len(runs) > 1 else " % (1 seed)"
+        machine = run["gpu"] if isinstance(run["gpu"], str) else f"{run['processor']}; {run['threads']} thread(s)"
+        data = {"cifar10": "CIFAR-10", "shapes": "`shapes` (embedded)"}[run["dataset"]]
+        part = {"train": "training part", "train+val": "training and validation part"}[run["split"]]
+        cells = [
+            *(data, run["model"], f"{run['parameters']:,}", part, run["epochs"], f"{accuracy.mean():.2f}{spread}"),
+            *(f"{runs.train_seconds.mean() / 60:.1f}", f"{machine}, {run['precision']}", max(runs.day)),
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def with_results_table(readme: str) -> str:
+    """README with the table between its two markers drawn anew."""
+    pattern = re.compile(r"(<!-- results: begin[^>]*-->\n).*?(\n<!-- results: end -->)", re.DOTALL)
+    return pattern.sub(lambda found: found[1] + results_table() + found[2], readme)
 
 
 def main() -> None:

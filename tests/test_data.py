@@ -1,0 +1,626 @@
+"""helpers.data against independent oracles: NumPy, closed forms, torchvision, and a small imitation of CIFAR-10."""
+
+import hashlib
+import http.server
+import io
+import math
+import os
+import pickle
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import data
+from helpers.data import Batches, Dataset, Split, random_crop_flip, random_cutout, stratified_split
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(n: int) -> Split:
+    """n one-pixel pictures; picture i has the value and the label i."""
+    return Split(torch.arange(n).view(n, 1, 1, 1), torch.arange(n))
+
+
+def chi_square(observed: np.ndarray, expected: np.ndarray) -> float:
+    """Pearson's statistic in standard deviations above its mean, for len(observed) - 1 degrees of freedom."""
+    freedom = len(observed) - 1
+    return (((observed - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom)
+
+
+# --- random_crop_flip -------------------------------------------------------------------------------------------------
+
+
+def crops(picture: np.ndarray, pad: int) -> dict[bytes, tuple[int, int, bool]]:
+    """Every outcome (as bytes) of shifting and flipping (C, H, W), the textbook way: pad, cut a window out, mirror it."""
+    _, h, w = picture.shape
+    padded = np.pad(picture, ((0, 0), (pad, pad), (pad, pad)), mode="reflect") if pad else picture
+    outcomes = {}
+    for down in range(2 * pad + 1):
+        for right in range(2 * pad + 1):
+            window = padded[:, down : down + h, right : right + w]
+            outcomes[window.tobytes()] = (down - pad, right - pad, False)
+            outcomes[window[:, :, ::-1].tobytes()] = (down - pad, right - pad, True)
+    return outcomes
+
+
+@pytest.mark.parametrize(("h", "w", "pad"), [(32, 32, 4), (5, 7, 2), (4, 4, 3), (6, 6, 0)])
+def test_each_picture_is_one_of_the_crops_of_the_padded_one(h, w, pad):
+    pictures = np.random.RandomState(0).randint(0, 256, (60, 3, h, w)).astype(np.uint8)
+    out = random_crop_flip(torch.from_numpy(pictures), pad=pad, generator=generator())
+    assert out.shape == pictures.shape and out.dtype == torch.uint8
+    drawn = {crops(picture, pad)[image.numpy().tobytes()] for picture, image in zip(pictures, out, strict=True)}
+    assert len(drawn) > min(30, 2 * (2 * pad + 1) ** 2 - 1)  # the pictures of one batch draw for themselves
+
+
+def test_all_shifts_and_flips_are_equally_likely_and_independent():
+    picture = np.random.RandomState(0).randint(0, 256, (1, 32, 32)).astype(np.uint8)
+    outcomes = crops(picture, 4)
+    assert len(outcomes) == 162
+    n = 162 * 150
+    out = random_crop_flip(torch.from_numpy(picture).expand(n, 1, 32, 32), generator=generator()).numpy()
+    counts = dict.fromkeys(outcomes.values(), 0)
+    for image in out:
+        counts[outcomes[image.tobytes()]] += 1
+    # uniform over all 162 combinations: each shift, each flip, and their independence in one statistic
+    assert chi_square(np.array(list(counts.values())), np.full(162, 150.0)) < 4
+    flips = sum(count for (_, _, flipped), count in counts.items() if flipped)
+    assert abs(flips / n - 0.5) < 4 * 0.5 / math.sqrt(n)
+
+
+def test_crop_alone_flip_alone_and_neither():
+    picture = np.random.RandomState(0).randint(0, 256, (1, 8, 8)).astype(np.uint8)
+    outcomes = crops(picture, 2)
+    copies = torch.from_numpy(picture).expand(500, 1, 8, 8)
+    assert not any(outcomes[i.numpy().tobytes()][2] for i in random_crop_flip(copies, 2, flip=False, generator=generator()))
+    flipped = random_crop_flip(copies, 0, generator=generator())
+    assert {i.numpy().tobytes() for i in flipped} == {picture.tobytes(), picture[:, :, ::-1].tobytes()}
+    assert torch.equal(random_crop_flip(copies, pad=0, flip=False), copies)
+
+
+@pytest.mark.parametrize("pad", [-1, 8, 40])
+def test_a_pad_that_cannot_be_mirrored_is_refused(pad):
+    with pytest.raises(ValueError, match="pad must lie in 0 … 7"):
+        random_crop_flip(torch.zeros(2, 3, 8, 9, dtype=torch.uint8), pad=pad)
+
+
+def test_augmentation_repeats_with_its_generator_and_leaves_its_input_alone():
+    pictures = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (20, 3, 32, 32)).astype(np.uint8))
+    before = pictures.clone()
+    first, again, other = (random_crop_flip(pictures, generator=generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other) and torch.equal(pictures, before)
+
+
+# --- random_cutout ----------------------------------------------------------------------------------------------------
+
+
+def covered_lengths(length: int, size: int) -> list[int]:
+    """For each pixel that may be the square's centre: how many pixels of the row are covered. Closed form."""
+    return [min(centre - size // 2 + size, length) - max(centre - size // 2, 0) for centre in range(length)]
+
+
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_cutout_covers_one_square_per_picture_and_nothing_else(size):
+    x = torch.rand(400, 3, 20, 32, generator=generator()) + 1  # nowhere 0
+    before = x.clone()
+    out = random_cutout(x, size, generator(1))
+    assert torch.equal(x, before) and out.dtype == torch.float32
+    hole = out == 0
+    assert torch.equal(out[~hole], x[~hole])
+    assert torch.equal(hole, hole[:, :1].expand_as(hole))  # all channels alike
+    positions = set()
+    for picture in hole[:, 0].numpy():
+        rows, columns = np.flatnonzero(picture.any(axis=1)), np.flatnonzero(picture.any(axis=0))
+        assert picture.sum() == len(rows) * len(columns) > 0  # a full rectangle …
+        for covered, length in ((rows, 20), (columns, 32)):
+            assert np.array_equal(covered, np.arange(covered[0], covered[-1] + 1))  # … without gaps …
+            assert len(covered) == size or covered[0] == 0 or covered[-1] == length - 1  # … clipped only at an edge
+        positions.add((rows[0], rows[-1], columns[0], columns[-1]))
+    assert len(positions) > 150  # each picture has its own
+
+
+@pytest.mark.parametrize("size", [5, 12])
+def test_cutout_sizes_follow_the_closed_form(size):
+    n, h, w = 20_000, 32, 24
+    hole = random_cutout(torch.ones(n, 1, h, w), size, generator())[:, 0] == 0
+    for covered, length in ((hole.any(dim=2).sum(dim=1), h), (hole.any(dim=1).sum(dim=1), w)):
+        sizes, weights = np.unique(covered_lengths(length, size), return_counts=True)
+        counts = np.array([(covered == s).sum().item() for s in sizes])
+        assert counts.sum() == n and chi_square(counts, n * weights / length) < 4
+    share = np.mean(covered_lengths(h, size)) * np.mean(covered_lengths(w, size)) / (h * w)  # drawn independently
+    assert abs(hole.float().mean().item() - share) < 0.003
+
+
+# --- batches, splits, normalisation -----------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_a_permutation_without_the_short_rest():
+    seen = []
+
+    def transform(images):
+        seen.append(images.flatten().tolist())
+        return images.float() + 0.5
+
+    batches = Batches(numbered(103), 10, transform, generator())
+    assert len(batches) == 10
+    epoch = list(batches)
+    labels = torch.cat([labels for _, labels in epoch])
+    assert [len(labels) for _, labels in epoch] == [10] * 10 and len(set(labels.tolist())) == 100
+    assert set(labels.tolist()) < set(range(103)) and labels.tolist() != sorted(labels.tolist())
+    assert seen == [labels.tolist() for _, labels in epoch]  # the transform gets each batch, once, as stored
+    for images, labels in epoch:  # and its result arrives, with the labels of the same pictures
+        assert torch.equal(images.flatten(), labels + 0.5)
+    assert {tuple(b.tolist()) for _, b in batches} != {tuple(b.tolist()) for _, b in epoch}  # another epoch, another order
+
+
+def test_every_picture_comes_first_equally_often():
+    batches = Batches(numbered(6), 1, lambda images: images, generator())
+    firsts = np.bincount([next(iter(batches))[1].item() for _ in range(3_000)], minlength=6)
+    assert chi_square(firsts, np.full(6, 500.0)) < 4
+
+
+def test_the_same_generator_gives_the_same_epochs():
+    def epochs(seed):
+        batches = Batches(numbered(50), 7, lambda images: images, generator(seed))
+        return [labels.tolist() for _ in range(3) for _, labels in batches]
+
+    assert epochs(3) == epochs(3) != epochs(4)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 11])
+def test_a_batch_that_does_not_fit_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch size {batch_size} does not fit 10 "):
+        Batches(numbered(10), batch_size, lambda images: images)
+    assert len(Batches(numbered(10), 10, lambda images: images)) == 1
+
+
+def test_a_split_is_indexed_by_slice_mask_and_numbers():
+    part = numbered(10)
+    for index in (slice(2, 5), torch.tensor([2, 3, 4]), (part.labels > 1) & (part.labels < 5)):
+        assert part[index].labels.tolist() == part[index].images.flatten().tolist() == [2, 3, 4]
+    assert len(part) == 10 and len(part[:3]) == 3
+
+
+def test_stratified_split_sets_exactly_so_many_of_each_class_apart():
+    labels = torch.from_numpy(np.random.RandomState(5).choice(4, 400, p=[0.1, 0.2, 0.3, 0.4]))
+    everything = Split(torch.arange(400), labels)
+    rest, apart = stratified_split(everything, per_class=15)
+    assert torch.bincount(apart.labels).tolist() == [15] * 4
+    assert sorted(rest.images.tolist() + apart.images.tolist()) == list(range(400))
+    for part in (rest, apart):
+        assert part.images.tolist() == sorted(part.images.tolist())  # the old order
+        assert torch.equal(part.labels, labels[part.images])
+    again, other = (stratified_split(everything, 15, seed)[1].images.tolist() for seed in (0, 1))
+    assert again == apart.images.tolist() != other
+
+
+def test_the_split_is_the_same_on_every_machine():
+    """The validation pictures of the course, for ever: a promise that validation numbers are about the same pictures."""
+    _, apart = stratified_split(Split(torch.arange(50_000), torch.arange(50_000) % 10), per_class=500)
+    fingerprint = hashlib.sha1(apart.images.numpy().astype("<i8").tobytes()).hexdigest()
+    assert fingerprint == "6c55f84222abf9c0a156b317049eec4fbc489341"
+
+
+def toy_dataset(n: int = 40) -> Dataset:
+    pictures = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (n, 3, 32, 32)).astype(np.uint8))
+    part = Split(pictures, torch.arange(n) % 10)
+    return Dataset("toy", data.CLASSES, data.CIFAR10_MEAN, data.CIFAR10_STD, part[: n // 2], part[n // 2 : -4], part[-4:])
+
+
+@pytest.mark.parametrize("n", [1, 20])
+def test_normalize_is_the_formula_in_channels_last(n):
+    dataset = toy_dataset()
+    images = dataset.train.images[:n]
+    x = dataset.normalize(images)
+    mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in (dataset.mean, dataset.std))
+    expected = (images.numpy().astype(np.float64) / 255 - mean) / std
+    assert x.dtype == torch.float32 and np.allclose(x.numpy(), expected, atol=2e-6)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert images.dtype == torch.uint8  # the stored pictures stay as they are
+
+
+def test_train_val_is_both_parts_and_not_the_test_part():
+    dataset = toy_dataset()
+    both = dataset.train_val
+    assert torch.equal(both.images, torch.cat([dataset.train.images, dataset.val.images])) and len(both) == 36
+    assert torch.equal(both.labels, torch.cat([dataset.train.labels, dataset.val.labels]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_pipeline_runs_where_the_pictures_are():
+    dataset = toy_dataset().to("cuda")
+    random = torch.Generator("cuda").manual_seed(0)
+
+    def transform(images):
+        return random_cutout(dataset.normalize(random_crop_flip(images, generator=random)), 8, random)
+
+    for x, labels in Batches(dataset.train, 5, transform, random):
+        assert x.device.type == labels.device.type == "cuda" and x.is_contiguous(memory_format=torch.channels_last)
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shapes() -> Dataset:
+    return data.make_shapes()
+
+
+def test_shapes_has_the_promised_size_and_balance(shapes):
+    assert shapes.name == "shapes" and shapes.classes == data.SHAPE_CLASSES and len(set(shapes.classes)) == 10
+    for part, n in ((shapes.train, 5000), (shapes.val, 1000), (shapes.test, 2000)):
+        assert part.images.shape == (n, 3, 32, 32) and part.images.dtype == torch.uint8
+        assert part.labels.shape == (n,) and part.labels.dtype == torch.int64
+        counts = torch.bincount(part.labels, minlength=10).numpy()
+        assert abs(counts - n / 10).max() < 4 * math.sqrt(n * 0.09)
+    everything = torch.cat([shapes.train_val.labels, shapes.test.labels])
+    assert torch.bincount(everything).tolist() == [800] * 10
+
+
+def test_shapes_states_the_statistics_of_its_training_part(shapes):
+    values = shapes.train.images.numpy().astype(np.float64) / 255
+    assert np.allclose(shapes.mean, values.mean(axis=(0, 2, 3)), atol=6e-5)
+    assert np.allclose(shapes.std, values.std(axis=(0, 2, 3)), atol=6e-5)
+
+
+def test_no_two_pictures_of_shapes_are_equal(shapes):
+    pictures = [image.tobytes() for part in (shapes.train, shapes.val, shapes.test) for image in part.images.numpy()]
+    assert len(set(pictures)) == len(pictures) == 8000
+
+
+def test_shapes_repeats_with_its_seed():
+    first, again, other = data.make_shapes(30, 10, 20), data.make_shapes(30, 10, 20), data.make_shapes(30, 10, 20, seed=1)
+    for part in ("train", "val", "test"):
+        a, b, c = (getattr(dataset, part) for dataset in (first, again, other))
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)
+        assert not torch.equal(a.images, c.images) and not torch.equal(a.labels, c.labels)
+
+
+def test_shapes_is_still_the_data_set_of_the_recorded_runs(shapes):
+    """Frozen: labels exactly (NumPy's promise), pictures up to the last bit of a sine on another processor."""
+    labels = torch.cat([shapes.train_val.labels, shapes.test.labels]).numpy().astype(np.uint8)
+    assert hashlib.sha1(labels.tobytes()).hexdigest() == "d8ab503d97bf2ffe4854ed2fd2a2f21ce9c39d58"
+    thumbnail = shapes.test.images[-1].double().view(3, 4, 8, 4, 8).mean(dim=(0, 2, 4))  # 4×4 grey values, the last drawn
+    expected = [
+        [144.4, 142.0, 135.4, 152.2],
+        [144.6, 136.7, 138.2, 138.1],
+        [145.0, 143.5, 110.2, 137.7],
+        [144.4, 144.8, 138.8, 145.1],
+    ]
+    assert np.allclose(thumbnail.numpy(), expected, atol=0.6)
+
+
+def test_every_figure_has_a_mirror_axis_and_differs_from_the_others():
+    """Turned by a random angle, a figure with one mirror axis is as likely as its mirror image: flips keep the class."""
+    u, v = np.random.RandomState(0).uniform(-1.4, 1.4, (2, 1, 200, 200))
+    figures = [data.outline(u, v, np.array([k])) for k in range(10)]
+    for k, figure in enumerate(figures):
+        along_u, along_v = data.outline(-u, v, np.array([k])), data.outline(u, -v, np.array([k]))
+        assert np.allclose(figure, along_u, atol=1e-9) or np.allclose(figure, along_v, atol=1e-9), data.SHAPE_CLASSES[k]
+        assert 0.05 < (figure < 0).mean() < 0.5  # there is an inside and an outside
+        for other in figures[:k]:
+            assert ((figure < 0) != (other < 0)).mean() > 0.02
+
+
+def test_figures_have_radius_one():
+    angle = np.linspace(-np.pi, np.pi, 721).reshape(1, 1, -1)
+    far, near = (data.outline(r * np.cos(angle), r * np.sin(angle), np.array([k])) for r, k in ((1.45, 0), (0.5, 0)))
+    assert (far > 0).all() and (near < 0).all()
+    for k in range(10):
+        assert (data.outline(1.45 * np.cos(angle), 1.45 * np.sin(angle), np.array([k])) > 0).all(), data.SHAPE_CLASSES[k]
+
+
+def test_the_outline_decides_what_is_drawn():
+    """The same randomness with two labels: only pixels of the figure (and its hue) differ, and some do."""
+    disc, square = (data.draw_shapes(np.array([k]), np.random.RandomState(7)).astype(int) for k in (0, 3))
+    differing = (abs(disc - square).sum(axis=1) > 0)[0]
+    assert 0.05 < differing.mean() < 0.5
+
+
+def test_a_linear_classifier_reaches_30_to_60_percent_mirrored_or_not(shapes):
+    from sklearn.linear_model import RidgeClassifier
+
+    def features(images):
+        return shapes.normalize(images).flatten(1).numpy()
+
+    classifier = RidgeClassifier(alpha=3e4).fit(features(shapes.train.images), shapes.train.labels.numpy())
+    labels = shapes.test.labels.numpy()
+    accuracy = classifier.score(features(shapes.test.images), labels)
+    assert 0.30 < accuracy < 0.60
+    mirrored = classifier.score(features(shapes.test.images.flip(3)), labels)
+    assert abs(mirrored - accuracy) < 0.04
+
+
+# --- reading CIFAR-10 -------------------------------------------------------------------------------------------------
+
+PER_FILE = 1010  # a fake batch file: 101 pictures of each class, so that 5 of the 505 per class remain for training
+
+
+@pytest.fixture(scope="module")
+def fake_files() -> dict[str, bytes]:
+    """Six files in CIFAR-10's format, small and random; the first two bytes of a picture are its number."""
+    random = np.random.RandomState(0)
+    files = {}
+    for number, file in enumerate(data.CIFAR10_MD5):
+        pictures = random.randint(0, 256, (PER_FILE, 3072)).astype(np.uint8)
+        index = number * PER_FILE + np.arange(PER_FILE)
+        pictures[:, 0], pictures[:, 1] = index // 256, index % 256
+        labels = random.permutation(np.arange(PER_FILE) % 10).tolist()
+        files[file] = pickle.dumps({b"batch_label": b"fake", b"data": pictures, b"labels": labels}, protocol=2)
+    return files
+
+
+@pytest.fixture
+def fake_root(tmp_path, monkeypatch, fake_files) -> Path:
+    """A folder with a fake `cifar-10-batches-py`, whose checksums helpers.data takes for the real ones."""
+    monkeypatch.setattr(data, "CIFAR10_MD5", {file: hashlib.md5(b).hexdigest() for file, b in fake_files.items()})
+    root = tmp_path / "my pictures"
+    (root / "cifar-10-batches-py").mkdir(parents=True)
+    for file, content in fake_files.items():
+        (root / "cifar-10-batches-py" / file).write_bytes(content)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch):
+    for name in ("COURSE_DATA", "CIFAR10_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch) -> Path:
+    """As if the course lay in an empty folder without network: returns where its data would be."""
+
+    def fail(root):
+        raise OSError("no network today")
+
+    monkeypatch.setattr(data, "__file__", str(tmp_path / "course" / "helpers" / "data.py"))
+    monkeypatch.setattr(data, "download_cifar10", fail)
+    monkeypatch.setattr(data, "make_shapes", lambda: "the embedded data set")  # the real one takes seconds
+    return tmp_path / "course" / "data"
+
+
+def numbers(part: Split) -> torch.Tensor:
+    return part.images[:, 0, 0, 0].long() * 256 + part.images[:, 0, 0, 1].long()
+
+
+def test_pixels_labels_and_order_come_out_right(fake_root, fake_files):
+    dataset = data.load("cifar10", root=fake_root)
+    assert dataset.name == "cifar10" and dataset.classes == data.CLASSES
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (50, 5000, PER_FILE)
+    stored = [pickle.loads(content, encoding="bytes") for content in fake_files.values()]
+    rows = np.concatenate([batch[b"data"] for batch in stored])
+    labels = np.concatenate([batch[b"labels"] for batch in stored])
+    for part in (dataset.train, dataset.val, dataset.test):
+        index = numbers(part).numpy()
+        assert np.array_equal(index, np.sort(index))  # the files' order
+        assert np.array_equal(part.labels.numpy(), labels[index]) and part.labels.dtype == torch.int64
+        for channel, row, column in ((0, 0, 5), (1, 3, 0), (2, 31, 30), (0, 17, 4)):  # planes R, G, B, row by row
+            assert np.array_equal(part.images[:, channel, row, column], rows[index, channel * 1024 + row * 32 + column])
+    assert torch.bincount(dataset.val.labels).tolist() == [500] * 10
+    assert sorted(torch.cat([numbers(dataset.train_val)]).tolist()) == list(range(5 * PER_FILE))
+    assert numbers(dataset.test).tolist() == list(range(5 * PER_FILE, 6 * PER_FILE))  # all of it, in its own order
+
+
+@pytest.mark.parametrize("file", ["data_batch_4", "test_batch"])
+def test_a_missing_file_is_named(fake_root, file):
+    (fake_root / "cifar-10-batches-py" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{file} is missing"):
+        data.load("cifar10", root=fake_root)
+
+
+@pytest.mark.parametrize(("file", "good_before"), [("data_batch_1", 0), ("test_batch", 5)])
+def test_a_damaged_file_is_refused_before_it_is_unpickled(fake_root, monkeypatch, file, good_before):
+    path = fake_root / "cifar-10-batches-py" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    path.write_bytes(content)
+    unpickled = []
+    real = pickle.loads
+    monkeypatch.setattr(data.pickle, "loads", lambda content, **options: unpickled.append(content) or real(content, **options))
+    with pytest.raises(ValueError, match=f"{file} is damaged"):
+        data.load("cifar10", root=fake_root)
+    assert len(unpickled) == good_before and bytes(content) not in unpickled
+
+
+@pytest.mark.parametrize("name", [None, "auto", "cifar10"])
+def test_the_folder_in_CIFAR10_ROOT_is_used(fake_root, nowhere, monkeypatch, name):
+    monkeypatch.setenv("CIFAR10_ROOT", str(fake_root))
+    assert numbers(data.load(name).test)[0] == 5 * PER_FILE
+
+
+@pytest.mark.parametrize("name", ["auto", "cifar10"])
+def test_a_named_folder_without_cifar10_is_an_error_not_a_fallback(tmp_path, nowhere, monkeypatch, name):
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "empty"))
+    with pytest.raises(FileNotFoundError, match="data_batch_1"):
+        data.load(name)
+
+
+def test_an_explicit_root_goes_before_CIFAR10_ROOT(fake_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "empty"))
+    assert data.load("auto", root=fake_root).name == "cifar10"
+
+
+def test_the_folder_data_beside_helpers_is_used(fake_root, nowhere):
+    nowhere.parent.mkdir()
+    fake_root.rename(nowhere)
+    assert data.load().name == "cifar10"
+
+
+def test_COURSE_DATA_decides_unless_a_name_is_given(fake_root, nowhere, monkeypatch):
+    monkeypatch.setenv("CIFAR10_ROOT", str(fake_root))
+    monkeypatch.setenv("COURSE_DATA", "shapes")
+    assert data.load() == "the embedded data set"
+    assert data.load("cifar10").name == "cifar10"
+    monkeypatch.setenv("COURSE_DATA", "cifar10")
+    assert data.load().name == "cifar10"
+    monkeypatch.setenv("COURSE_DATA", "")
+    assert data.load().name == "cifar10"  # as if it were not set: auto
+
+
+@pytest.mark.parametrize("setting", ["argument", "environment"])
+def test_an_unknown_data_set_is_refused(monkeypatch, setting):
+    monkeypatch.setenv("COURSE_DATA", "imagenet")
+    with pytest.raises(ValueError, match="unknown data set '(imagenet|CIFAR10)': choose 'auto', 'cifar10' or 'shapes'"):
+        data.load("CIFAR10" if setting == "argument" else None)
+
+
+def test_auto_falls_back_to_shapes_and_says_so_loudly(nowhere, capsys):
+    assert data.load() == "the embedded data set"
+    notice = capsys.readouterr()
+    assert "NOT CIFAR-10" in notice.err and "no network today" in notice.err and "CIFAR10_ROOT" in notice.err
+    assert notice.out == ""
+
+
+def test_shapes_on_purpose_needs_no_notice(nowhere, capsys):
+    assert data.load("shapes") == "the embedded data set"
+    assert capsys.readouterr().err == ""
+
+
+def test_cifar10_never_falls_back(nowhere):
+    with pytest.raises(OSError, match="no network today"):
+        data.load("cifar10")
+
+
+# --- downloading ------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def server(tmp_path, monkeypatch, fake_files):
+    """Serves `good/` (an archive with a fake CIFAR-10), `wrong/` (other bytes) and `slow/` on this machine; else 404."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
+        for file in ("data_batch_1", "test_batch"):
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{file}")
+            member.size = len(fake_files[file])
+            archive.addfile(member, io.BytesIO(fake_files[file]))
+    good = buffer.getvalue()
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            source, _, file = self.path.strip("/").partition("/")
+            requests.append(source)
+            bodies = {"good": good, "slow": good, "wrong": good[:-1] + bytes([good[-1] ^ 1])}
+            if source not in bodies or file != data.CIFAR10_ARCHIVE:
+                return self.send_error(404)
+            body, pieces = bodies[source], 40 if source == "slow" else 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            size = -(-len(body) // pieces)
+            try:
+                for start in range(0, len(body), size):
+                    self.wfile.write(body[start : start + size])
+                    time.sleep(0.02 if source == "slow" else 0)
+            except OSError:  # the other side hung up
+                return None
+
+        def log_message(self, *arguments):
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{running.server_port}"
+    monkeypatch.setattr(data, "CIFAR10_ARCHIVE_MD5", hashlib.md5(good).hexdigest())
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+    def use(*sources):
+        monkeypatch.setattr(data, "CIFAR10_SOURCES", tuple(f"{base}/{source}/" for source in sources))
+        return requests
+
+    yield use
+    running.shutdown()
+    running.server_close()
+
+
+def test_the_archive_is_fetched_checked_and_unpacked(server, tmp_path, fake_files):
+    server("good", "wrong")
+    data.download_cifar10(tmp_path / "data")
+    for file in ("data_batch_1", "test_batch"):
+        assert (tmp_path / "data" / "cifar-10-batches-py" / file).read_bytes() == fake_files[file]
+
+
+@pytest.mark.parametrize("first", ["absent", "wrong"])
+def test_the_next_source_is_tried(server, tmp_path, first):
+    requests = server(first, "good")
+    data.download_cifar10(tmp_path / "data")
+    assert (tmp_path / "data" / "cifar-10-batches-py" / "data_batch_1").is_file()
+    assert list(dict.fromkeys(requests)) == [first, "good"]
+
+
+@pytest.mark.parametrize("source", ["absent", "wrong"])
+def test_what_cannot_be_fetched_is_an_os_error_and_leaves_nothing(server, tmp_path, source):
+    server(source)
+    with pytest.raises(OSError, match=f"could not be fetched.*{source}"):
+        data.download_cifar10(tmp_path / "data")
+    left = [path.name for path in (tmp_path / "data").rglob("*")] if (tmp_path / "data").exists() else []
+    assert left == []
+
+
+def test_a_source_that_would_take_most_of_an_hour_is_given_up(server, tmp_path, monkeypatch):
+    server("slow")
+    clock = time.time
+    monkeypatch.setattr("tqdm.std.time", lambda: clock() * 1000)  # the bar's seconds pass a thousand times faster
+    with pytest.raises(OSError, match="could not be fetched"):
+        data.download_cifar10(tmp_path / "data")
+    assert not (tmp_path / "data" / "cifar-10-batches-py").exists()
+
+
+def test_load_downloads_into_data_where_nothing_is_named(nowhere, monkeypatch, fake_root):
+    fetched = []
+
+    def fetch(root):
+        fetched.append(root)
+        root.parent.mkdir()
+        fake_root.rename(root)
+
+    monkeypatch.setattr(data, "download_cifar10", fetch)
+    assert data.load("auto").name == "cifar10" and fetched == [nowhere]
+    assert data.load("auto").name == "cifar10" and fetched == [nowhere]  # the second time it is there
+
+
+def test_a_half_unpacked_folder_is_fetched_again(nowhere, monkeypatch, fake_root):
+    folder = nowhere / data.CIFAR10_FOLDER
+    folder.mkdir(parents=True)
+    (folder / "data_batch_1").write_bytes((fake_root / data.CIFAR10_FOLDER / "data_batch_1").read_bytes())
+
+    def fetch(root):
+        for path in (fake_root / data.CIFAR10_FOLDER).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(data, "download_cifar10", fetch)
+    assert data.load("auto").name == "cifar10"
+
+
+# --- the real CIFAR-10, where it is at hand ---------------------------------------------------------------------------
+
+FOLDERS = [Path(folder) for folder in (os.environ.get("CIFAR10_ROOT"), ROOT / "data") if folder]
+REAL = next((folder for folder in FOLDERS if (folder / data.CIFAR10_FOLDER).is_dir()), None)
+
+
+@pytest.mark.skipif(REAL is None, reason="CIFAR-10 is not at hand")
+def test_the_real_cifar10_agrees_with_torchvision():
+    from torchvision.datasets import CIFAR10
+
+    dataset = data.load("cifar10", root=REAL)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (45_000, 5_000, 10_000)
+    assert torch.bincount(dataset.val.labels).tolist() == [500] * 10
+    channels = dataset.train_val.images.transpose(0, 1).flatten(1)
+    counts = np.stack([torch.bincount(channel, minlength=256).numpy() for channel in channels])
+    values = np.arange(256) / 255
+    mean = counts @ values / counts.sum(axis=1)
+    std = np.sqrt(counts @ values**2 / counts.sum(axis=1) - mean**2)
+    assert np.allclose(mean, data.CIFAR10_MEAN, atol=5.1e-5) and np.allclose(std, data.CIFAR10_STD, atol=5.1e-5)
+    theirs = CIFAR10(REAL, train=False, download=False)
+    assert np.array_equal(dataset.test.images.permute(0, 2, 3, 1).numpy(), theirs.data)
+    assert dataset.test.labels.tolist() == theirs.targets and tuple(theirs.classes) == dataset.classes
+    assert hashlib.md5(dataset.val.images.numpy().tobytes()).hexdigest() == "5f0fb3eeeebba1e5bf148f8724dffbad"

@@ -1,0 +1,287 @@
+"""Guards on the lessons: what nbval does not see. Each guard is also shown a fault it must report."""
+
+import ast
+import copy
+import json
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+FIRST_CELL = nbformat.read(LESSONS[0], as_version=4).cells[1].source
+IGNORE, SKIP = "nbval-ignore-output", "nbval-skip"
+RECORDED = [json.loads(path.read_text()) for path in sorted(ROOT.glob("results/*/metrics.json"))]
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def markdown(notebook) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def strict_share(notebook) -> float:
+    """The share of code cells whose outputs nbval compares."""
+    cells = code(notebook)
+    return sum(not {IGNORE, SKIP} & set(tags(cell)) for cell in cells) / len(cells)
+
+
+# --- the guards: each yields one line for every fault it finds
+
+
+def executed_in_order(notebook):
+    counts = [cell.execution_count for cell in code(notebook)]
+    if counts != list(range(1, len(counts) + 1)):  # nbval skips a cell that was never run: it would pass vacuously
+        yield f"execution counts are {counts}"
+
+
+def no_errors_or_warnings(notebook):
+    for cell in code(notebook):
+        for output in cell.outputs:
+            if output.output_type == "error" or output.get("name") == "stderr":
+                yield f"{output.output_type} stored below {cell.source[:40]!r}"
+
+
+def no_widget_state(notebook):
+    if "widgets" in notebook.metadata:
+        yield "widget state is stored"
+
+
+def not_too_large(notebook):
+    size = len(nbformat.writes(notebook)) / 1000
+    if size > 500:
+        yield f"{size:.0f} kB"
+
+
+def headings(notebook):
+    text = re.sub(r"```.*?```", "", markdown(notebook), flags=re.DOTALL)
+    h1, h2 = len(re.findall(r"^# ", text, re.MULTILINE)), len(re.findall(r"^## ", text, re.MULTILINE))
+    if h1 != 1 or not notebook.cells[0].source.startswith("# "):
+        yield f"{h1} H1, or the first cell is not it"
+    if not 3 <= h2 <= 9:
+        yield f"{h2} H2"
+
+
+def same_first_cell(notebook):
+    if notebook.cells[1].source != FIRST_CELL:
+        yield "the first code cell is not the one of lesson 01"
+
+
+def figures_have_alternative_text(notebook):
+    for cell in code(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                if len(alt) < 30:
+                    yield f"alternative text {alt!r} below {cell.source[:40]!r}"
+    for alt in re.findall(r"!\[(.*?)\]\(", markdown(notebook)):
+        if len(alt) < 30:
+            yield f"alternative text {alt!r} in Markdown"
+
+
+def links_resolve(notebook):
+    for target in re.findall(r"\]\(([^)\s]+)\)", markdown(notebook)):
+        if not target.startswith(("http", "#")) and not (ROOT / "notebooks" / target.split("#")[0]).exists():
+            yield f"link to {target}"
+
+
+def ignored_cells_assert(notebook):
+    for cell in code(notebook):
+        if {IGNORE, SKIP} & set(tags(cell)) and not any(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(cell.source))):
+            yield f"no assertion in {cell.source[:40]!r}, whose output is not compared"
+
+
+def enough_is_compared(notebook):
+    if strict_share(notebook) < 0.4:
+        yield f"nbval compares only {strict_share(notebook):.0%} of the cells"
+
+
+def cells_are_short(notebook):
+    lengths = [len(cell.source.splitlines()) for cell in code(notebook)]
+    if max(lengths) > 50 or statistics.median(lengths) > 12:
+        yield f"longest cell {max(lengths)} lines, median {statistics.median(lengths)}"
+
+
+def no_scaffolding(notebook):
+    for cell in code(notebook):
+        if re.search(r"#\s*(NBVAL|PYTEST)", cell.source):
+            yield f"test settings in the source of {cell.source[:40]!r}"
+
+
+def no_traces_of_a_machine(notebook):
+    for cell in code(notebook):
+        for path in re.findall(r"(?<![\w.])/(?:home|Users|root|tmp|work|content)/\S*", json.dumps(cell.outputs)):
+            yield f"an output names {path}"
+
+
+def outputs_are_of_cifar10(notebook):
+    if "NOT CIFAR-10" in json.dumps([cell.outputs for cell in code(notebook)]):
+        yield "the stored outputs were made on the embedded data set"
+
+
+def prose_has_no_results(notebook):
+    """A run's accuracy belongs to results/ and is read from there; typed into prose it would go stale."""
+    text = markdown(notebook)
+    for metrics in RECORDED:
+        percent = 100 * metrics["test_accuracy"]
+        for number in {f"{percent:.2f}", f"{percent:.1f} %", f"{percent:.1f}%"}:
+            if re.search(rf"(?<![\d.]){re.escape(number)}", text):
+                yield f"{number} is a recorded result"
+
+
+GUARDS = (
+    executed_in_order,
+    no_errors_or_warnings,
+    no_widget_state,
+    not_too_large,
+    headings,
+    same_first_cell,
+    figures_have_alternative_text,
+    links_resolve,
+    ignored_cells_assert,
+    enough_is_compared,
+    cells_are_short,
+    no_scaffolding,
+    no_traces_of_a_machine,
+    outputs_are_of_cifar10,
+    prose_has_no_results,
+)
+
+
+@pytest.fixture(scope="module", params=LESSONS, ids=lambda path: path.stem)
+def notebook(request):
+    notebook = nbformat.read(request.param, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_lesson(notebook, guard):
+    assert list(guard(notebook)) == []
+
+
+def test_all_lessons_are_there():
+    assert [path.stem[:2] for path in LESSONS] == [f"{number:02d}" for number in range(1, len(LESSONS) + 1)]
+    assert len(LESSONS) >= 5
+
+
+def test_enough_is_compared_over_all():
+    shares = [(strict_share(nb), len(code(nb))) for nb in (nbformat.read(path, as_version=4) for path in LESSONS)]
+    assert sum(share * count for share, count in shares) / sum(count for _, count in shares) >= 0.6
+
+
+# --- README
+
+
+def test_readme_shows_the_recorded_results():
+    from lessons import with_results_table
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "| CIFAR-10 |" in readme
+    assert with_results_table(readme) == readme, "run `make refresh`"
+
+
+def test_readme_links_resolve_and_name_every_lesson():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"(?:\]\(|src=\"|href=\")([^)\"\s]+)", readme) if not t.startswith(("http", "#"))]
+    assert targets and [t for t in targets if not (ROOT / t.split("#")[0]).exists()] == []
+    assert {f"notebooks/{path.name}" for path in LESSONS} <= set(targets)
+    assert all(f"blob/main/notebooks/{path.name}" in readme for path in LESSONS)  # the Colab badges
+
+
+# --- the guards, guarded
+
+
+def plant(fault: str, notebook) -> None:
+    cell, text = code(notebook)[2], notebook.cells[0]
+    stream = {"output_type": "stream", "name": "stdout", "text": ""}
+    if fault == "executed_in_order":
+        cell.execution_count = None
+    elif fault == "no_errors_or_warnings":
+        cell.outputs = [nbformat.from_dict(stream | {"name": "stderr", "text": "UserWarning"})]
+    elif fault == "no_widget_state":
+        notebook.metadata["widgets"] = {}
+    elif fault == "not_too_large":
+        text.source += "x" * 600_000
+    elif fault == "headings":
+        text.source += "\n# Another title"
+    elif fault == "same_first_cell":
+        notebook.cells[1].source += "\nprint('hello')"
+    elif fault == "figures_have_alternative_text":
+        text.source += "\n![](figure.png)"
+    elif fault == "links_resolve":
+        text.source += "\n[gone](99_gone.ipynb)"
+    elif fault == "ignored_cells_assert":
+        cell.source, cell.metadata["tags"] = "print(1)", [IGNORE]
+    elif fault == "enough_is_compared":
+        for each in code(notebook):
+            each.metadata["tags"] = [IGNORE]
+    elif fault == "cells_are_short":
+        cell.source = "x = 1\n" * 60
+    elif fault == "no_scaffolding":
+        cell.source = "# NBVAL_IGNORE_OUTPUT\nprint(1)"
+    elif fault == "no_traces_of_a_machine":
+        cell.outputs = [nbformat.from_dict(stream | {"text": "saved to /home/me/run"})]
+    elif fault == "outputs_are_of_cifar10":
+        cell.outputs = [nbformat.from_dict(stream | {"text": "THIS IS NOT CIFAR-10."})]
+    elif fault == "prose_has_no_results":
+        text.source += f"\nIt reaches {100 * RECORDED[0]['test_accuracy']:.2f} %."
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_each_guard_reports_its_fault(guard):
+    notebook = copy.deepcopy(nbformat.read(LESSONS[0], as_version=4))
+    plant(guard.__name__, notebook)
+    assert list(guard(notebook)) != []
+
+
+# --- what is taught is what is used
+
+
+def definitions(source: str) -> dict[str, str]:
+    """The syntax tree of every top-level function and class, docstrings aside."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            for inner in ast.walk(node):
+                body = getattr(inner, "body", None)
+                if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+                    inner.body = body[1:]
+            found[node.name] = ast.dump(node)
+    return found
+
+
+TAUGHT = {
+    "02_building_resnet50": (
+        "resnet",
+        "conv3x3 conv1x1 projection ZeroPad BasicBlock Bottleneck make_stage initialize ResNet resnet50 cifar_resnet",
+    ),
+    "04_training": ("training", "train_one_epoch"),
+    "05_evaluation": ("evaluation", "evaluate"),
+}
+
+
+@pytest.mark.parametrize("lesson", TAUGHT)
+def test_taught_definitions_are_those_of_the_helpers(lesson):
+    module, names = TAUGHT[lesson]
+    helper = definitions((ROOT / "helpers" / f"{module}.py").read_text())
+    notebook = nbformat.read(ROOT / "notebooks" / f"{lesson}.ipynb", as_version=4)
+    taught = definitions("\n\n".join(cell.source for cell in code(notebook)))
+    for name in names.split():
+        assert taught[name] == helper[name], f"{name} of lesson {lesson} is not helpers.{module}.{name}"
+
+
+def test_the_comparison_sees_a_changed_stride():
+    source = (ROOT / "helpers" / "resnet.py").read_text()
+    changed = source.replace("stride=stride, padding=1", "stride=1, padding=1")
+    assert definitions(source)["conv3x3"] != definitions(changed)["conv3x3"]
+    assert definitions(source) == definitions(source.replace('"""A 3×3 convolution', '"""Another docstring'))
