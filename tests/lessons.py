@@ -36,6 +36,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, float]:
             notebook,
             timeout=1200,
             record_timing=False,
+            extra_arguments=["--log-level=ERROR"],  # a local kernel need not warn that it is local
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
         )
@@ -55,8 +56,10 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
         "colab": {"provenance": [], "gpuType": "T4"},
     }
     for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+        for output in [o for o in cell.get("outputs", []) if o.get("name") == "stderr"]:
+            if "Warning" in output.text:
+                sys.exit(f"a reader would stumble over this, below {cell.source[:60]!r}:\n{output.text}")
+            cell.outputs.remove(output)
 
 
 def run(paths: list[Path]) -> None:
@@ -94,7 +97,8 @@ def results_table() -> str:
         environment = json.loads((path.parent / "environment.json").read_text())
         rows.append({**json.loads(path.read_text()), **environment, "day": environment["date"][:10]})
     setting = ["dataset", "model", "parameters", "split", "epochs", "precision", "processor", "gpu", "threads"]
-    lines = ["| data | network | parameters | learned from | epochs | test accuracy | minutes | machine | date |", "|" + "---|" * 9]
+    columns = "data, network, parameters, learned from, epochs, test accuracy, minutes, machine, date".split(", ")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for key, runs in pd.DataFrame(rows).groupby(setting, dropna=False, sort=False):
         run = dict(zip(setting, key))
         accuracy = 100 * runs.test_accuracy

@@ -492,6 +492,7 @@ def test_cifar10_never_falls_back(nowhere):
 
 # --- downloading ------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def server(tmp_path, monkeypatch, fake_files):
     """Serves `good/` (an archive with a fake CIFAR-10), `wrong/` (other bytes) and `slow/` on this machine; else 404."""
