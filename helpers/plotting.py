@@ -8,6 +8,7 @@ import seaborn as sns
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 PALETTE = sns.color_palette("colorblind")
@@ -54,6 +55,7 @@ def plot_curves(history, quantity: str, ax: Axes | None = None, label: str = "",
             (drawn,) = ax.plot(range(1, len(values) + 1), values, line, color=color, label=f"{label} {name}".strip())
             color = drawn.get_color()
     ax.set(xlabel="epoch", ylabel="accuracy (%)" if quantity == "accuracy" else "loss (nats)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return ax
 

@@ -176,6 +176,18 @@ def test_a_run_that_does_not_exist_is_named():
 # --- the records that are committed
 
 
+def test_the_shipped_network_still_sees_what_it_saw():
+    """The weights, the pictures of `shapes` and the recorded logits belong together, on every machine."""
+    from safetensors.torch import load_model
+
+    run, shapes = read_run("shapes-resnet20"), data.make_shapes()
+    assert torch.equal(run["test_labels"], shapes.test.labels) and torch.equal(run["val_labels"], shapes.val.labels)
+    model = experiment.build_model(run["config"]["model"])
+    load_model(model, ROOT / "results" / "shapes-resnet20" / "model.safetensors")
+    logits = experiment.predict(model, shapes, shapes.test[:500])
+    torch.testing.assert_close(logits, run["test_logits"][:500], rtol=0.02, atol=0.05)
+
+
 def test_there_are_records():
     assert RUNS
 
