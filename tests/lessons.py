@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def text_of(cell) -> str:
-    """What a code cell printed to stdout."""
-    return "".join(o["text"] for o in cell.get("outputs", []) if o["output_type"] == "stream" and o["name"] == "stdout")
+def text_of(cell, stream: str = "stdout") -> str:
+    """What a code cell printed."""
+    return "".join(output["text"] for output in cell.get("outputs", []) if output.get("name") == stream)
 
 
 def execute(path: Path) -> tuple[nbformat.NotebookNode, float]:
@@ -63,10 +63,10 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def run(paths: list[Path]) -> None:
-    """Executes lessons into build/, as notebooks and HTML, and prints times and every cell tagged `report`."""
+    """Executes lessons into build/, as notebooks and HTML; prints times, every cell tagged `report`, and which data it was."""
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    lines = []
+    lines, notices = [], set()
     for path in paths:
         notebook, seconds = execute(path)
         nbformat.write(notebook, build / path.name)
@@ -76,7 +76,9 @@ def run(paths: list[Path]) -> None:
         for cell in notebook.cells:
             if "report" in cell.metadata.get("tags", []):
                 lines += [f"    {line}" for line in text_of(cell).splitlines()]
-    print("\nWhat came out (notebooks and HTML pages are in build/):\n" + "\n".join(lines))
+            if "NOT CIFAR-10" in text_of(cell, "stderr"):
+                notices.add(text_of(cell, "stderr"))
+    print("\nWhat came out (notebooks and HTML pages are in build/):\n" + "\n".join(lines), *notices, sep="\n")
 
 
 def refresh(paths: list[Path]) -> None:
