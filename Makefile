@@ -12,6 +12,9 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 READY := $(VENV)/ready
 
+# Windows, too, reads and prints UTF-8
+export PYTHONUTF8 = 1
+
 .PHONY: run test test-long lab refresh images clean
 .DEFAULT_GOAL := run
 

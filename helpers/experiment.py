@@ -117,7 +117,7 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False) -> dict:
     learning_from = len(dataset.train) if config.split == "train" else len(dataset.train_val)
     print(
         f"{config.model} ({parameters:,} parameters) on {dataset.name}: {learning_from:,} pictures, {config.epochs} epochs, "
-        f"{config.precision} on {device}, seed {config.seed} → {out}",
+        f"{config.precision} on {device}, seed {config.seed}; record: {out}",
         flush=True,
     )
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,17 @@ def test_the_shipped_network_still_sees_what_it_saw():
 
 def test_there_are_records():
     assert RUNS
+
+
+@pytest.mark.long
+def test_the_recorded_command_repeats_the_run_on_shapes(tmp_path):
+    """Minutes of training; other processors round differently, so the accuracy may move by chance, but not by more."""
+    recorded = read_run("shapes-resnet20")
+    arguments = shlex.split(recorded["environment"]["command"])[3:]
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
+    main(arguments)
+    accuracy = read_run(tmp_path / "again")["metrics"]["test_accuracy"]
+    assert accuracy == pytest.approx(recorded["metrics"]["test_accuracy"], abs=0.02) and accuracy > 0.88
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
