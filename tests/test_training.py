@@ -108,6 +108,25 @@ def test_weight_decay_spares_norms_and_biases():
     assert {id(p) for p in spared["params"]} == {id(p) for p in model.parameters() if p.ndim == 1}
 
 
+def test_the_optimizer_follows_the_settings():
+    for momentum in (0.9, 0.0):
+        config = dataclasses.replace(CONFIG, lr=0.07, momentum=momentum)
+        for group in training.make_optimizer(resnet20(), config).param_groups:
+            assert (group["lr"], group["momentum"], group["nesterov"]) == (0.07, momentum, momentum > 0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_the_loss_is_smoothed_cross_entropy(shapes, smoothing):
+    """One batch of all pictures and no step to speak of: the loss of the history is that of the untrained network."""
+    config = dataclasses.replace(
+        CONFIG, epochs=1, batch_size=320, lr=1e-12, warmup=0.0, crop=0, flip=False, label_smoothing=smoothing
+    )
+    log_p = small_net().train()(shapes.normalize(shapes.train.images)).log_softmax(1)
+    target = F.one_hot(shapes.train.labels, 10) * (1 - smoothing) + smoothing / 10
+    row = fit(small_net(), shapes, config, progress=False)[0]
+    assert row["train_loss"] == pytest.approx(-(target * log_p).sum(1).mean().item(), rel=1e-4)
+
+
 # --- batches of an epoch
 
 
