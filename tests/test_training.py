@@ -201,9 +201,11 @@ def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, make, options):
     assert [row["train_loss"] for row in history] == [row["train_loss"] for row in resumed_history]
 
 
-def test_float16_trains_with_a_scaler(shapes):
+def test_float16_trains_with_a_scaler(shapes, tmp_path):
     model = small_net()
-    history = fit(model, shapes, dataclasses.replace(CONFIG, precision="float16", epochs=3), progress=False)
+    config = dataclasses.replace(CONFIG, precision="float16", epochs=3)
+    history = fit(model, shapes, config, tmp_path / "checkpoint.pt", progress=False)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["scaler"]["scale"] > 1
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
 
@@ -250,6 +252,7 @@ def test_a_damaged_checkpoint_is_named(shapes, tmp_path):
 def test_a_failed_save_leaves_the_old_checkpoint(shapes, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     fit(small_net(), shapes, CONFIG, path, progress=False)
+    assert list(tmp_path.iterdir()) == [path]  # nothing temporary is left
     before = path.read_bytes()
 
     def full_disk(state, file):
