@@ -43,10 +43,12 @@ def fails(capsys, *arguments) -> str:
     return message
 
 
-def test_a_run_and_its_record(quick, tmp_path, capsys):
-    out = tmp_path / "run"
+def test_a_run_and_its_record(quick, tmp_path, capsys, monkeypatch):
+    out, measured, predict = tmp_path / "run", [], experiment.predict
+    monkeypatch.setattr(experiment, "predict", lambda m, d, split, **o: measured.append(len(split)) or predict(m, d, split, **o))
     main([*QUICK, "--out", str(out), "--seed", "3", "--test-trace"])
     assert "on the test set after 2 epochs" in capsys.readouterr().out
+    assert measured == [30, 30, 20, 30]  # the test pictures after each epoch (the trace), then validation and test logits
     run = read_run(out)
     metrics, config, environment = run["metrics"], run["config"], run["environment"]
     keys = "model recipe dataset split seed epochs parameters test_accuracy train_seconds compile_seconds device precision"
@@ -67,8 +69,22 @@ def test_a_run_and_its_record(quick, tmp_path, capsys):
 
     model = resnet9()
     load_model(model, str(out / "model.safetensors"))
-    logits = experiment.predict(model, quick, quick.test)
+    logits = predict(model, quick, quick.test)
     torch.testing.assert_close(logits, run["test_logits"], rtol=2e-3, atol=2e-3)
+
+
+def test_the_seed_decides_the_initial_weights(quick, tmp_path, monkeypatch):
+    started = []
+
+    def stop(model, *arguments, **options):
+        started.append(model.conv1.weight.clone())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "fit", stop)
+    for number, seed in enumerate(["3", "3", "4"]):
+        with pytest.raises(SystemExit):
+            main([*QUICK, "--seed", seed, "--out", str(tmp_path / str(number))])
+    assert torch.equal(started[0], started[1]) and not torch.equal(started[0], started[2])
 
 
 def test_an_interrupted_command_goes_on_and_ends_with_the_same_record(quick, tmp_path, monkeypatch, capsys):
