@@ -45,7 +45,12 @@ def fails(capsys, *arguments) -> str:
 
 def test_a_run_and_its_record(quick, tmp_path, capsys, monkeypatch):
     out, measured, predict = tmp_path / "run", [], experiment.predict
-    monkeypatch.setattr(experiment, "predict", lambda m, d, split, **o: measured.append(len(split)) or predict(m, d, split, **o))
+
+    def counting(model, dataset, split, **options):
+        measured.append(len(split))
+        return predict(model, dataset, split, **options)
+
+    monkeypatch.setattr(experiment, "predict", counting)
     main([*QUICK, "--out", str(out), "--seed", "3", "--test-trace"])
     assert "on the test set after 2 epochs" in capsys.readouterr().out
     assert measured == [30, 30, 20, 30]  # the test pictures after each epoch (the trace), then validation and test logits
