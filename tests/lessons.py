@@ -76,8 +76,7 @@ def run(paths: list[Path]) -> None:
         for cell in notebook.cells:
             if "report" in cell.metadata.get("tags", []):
                 lines += [f"    {line}" for line in text_of(cell).splitlines()]
-            if "NOT CIFAR-10" in text_of(cell, "stderr"):
-                notices.add(text_of(cell, "stderr"))
+            notices |= set(re.findall(r"={9,}\n[^=]*NOT CIFAR-10.*?={9,}", text_of(cell, "stderr"), re.DOTALL))
     print("\nWhat came out (notebooks and HTML pages are in build/):\n" + "\n".join(lines), *notices, sep="\n")
 
 
