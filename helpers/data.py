@@ -11,7 +11,9 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -54,7 +56,7 @@ class Dataset:
     val: Split
     test: Split
 
-    @property
+    @cached_property  # copied once, not for every epoch
     def train_val(self) -> Split:
         """Training and validation part together: what a final run, with every choice made, learns from."""
         return Split(*(torch.cat(pair) for pair in zip(vars(self.train).values(), vars(self.val).values(), strict=True)))
@@ -187,7 +189,7 @@ def download_cifar10(root: Path) -> None:
             )
             return
         except (OSError, ValueError) as reason:  # ValueError: the checksum is wrong, and pooch has kept nothing
-            reasons.append(f"{source}: {str(reason).splitlines()[0][:100]}")
+            reasons.append(f"{source}: {shorten(f'{type(reason).__name__}: {reason}', 100)}")
         finally:
             bar.close()
     raise OSError("CIFAR-10 could not be fetched (" + "; ".join(reasons) + ")")
