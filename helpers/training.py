@@ -227,9 +227,9 @@ def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> list[dict]:
     """Puts a saved state back into the parts, and returns its history. Raises ValueError where it belongs to another run."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        there = saved["config"]
     except Exception as reason:  # torch raises many kinds for a file that is no checkpoint
         raise ValueError(f"{path} is no readable checkpoint ({type(reason).__name__}): delete it to start anew") from None
-    there = saved["config"]
     differing = [f"{k} {there.get(k)!r} there, {v!r} here" for k, v in asdict(config).items() if there.get(k) != v]
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): choose another folder or delete it")

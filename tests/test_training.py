@@ -249,6 +249,12 @@ def test_a_damaged_checkpoint_is_named(shapes, tmp_path):
     assert path.read_bytes() == b"no checkpoint"
 
 
+def test_a_file_of_something_else_is_named(shapes, tmp_path):
+    torch.save({"weights": torch.ones(1)}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match="checkpoint.pt is no readable checkpoint"):
+        fit(small_net(), shapes, CONFIG, tmp_path / "checkpoint.pt", progress=False)
+
+
 def test_a_failed_save_leaves_the_old_checkpoint(shapes, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     fit(small_net(), shapes, CONFIG, path, progress=False)
