@@ -41,7 +41,7 @@ def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: in
     return figure
 
 
-def plot_curves(history, quantity: str, ax: Axes | None = None, label: str = "", color=None) -> Axes:
+def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> Axes:
     """`train_…` (dashed) and `val_…` (solid) of a history by epoch; `quantity` is "loss" or "accuracy".
 
     `history` is what `fit` returns or the table of a recorded run. Accuracies are drawn in percent, losses in nats.
@@ -52,7 +52,7 @@ def plot_curves(history, quantity: str, ax: Axes | None = None, label: str = "",
     for part, name, line in (("train", "training", "--"), ("val", "validation", "-")):
         values = [scale * row[f"{part}_{quantity}"] for row in rows if f"{part}_{quantity}" in row]
         if values:
-            (drawn,) = ax.plot(range(1, len(values) + 1), values, line, color=color, label=f"{label} {name}".strip())
+            (drawn,) = ax.plot(range(1, len(values) + 1), values, line, color=color, label=name)
             color = drawn.get_color()
     ax.set(xlabel="epoch", ylabel="accuracy (%)" if quantity == "accuracy" else "loss (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

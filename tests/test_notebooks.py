@@ -5,13 +5,11 @@ import copy
 import json
 import re
 import statistics
-from pathlib import Path
 
 import nbformat
 import pytest
+from lessons import LESSONS, ROOT, with_results_table
 
-ROOT = Path(__file__).resolve().parents[1]
-LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 FIRST_CELL = nbformat.read(LESSONS[0], as_version=4).cells[1].source
 IGNORE, SKIP = "nbval-ignore-output", "nbval-skip"
 RECORDED = [json.loads(path.read_text()) for path in sorted(ROOT.glob("results/*/metrics.json"))]
@@ -184,8 +182,6 @@ def test_enough_is_compared_over_all():
 
 
 def test_readme_shows_the_recorded_results():
-    from lessons import with_results_table
-
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "| CIFAR-10 |" in readme
     assert with_results_table(readme) == readme, "run `make refresh`"
