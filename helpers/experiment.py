@@ -157,7 +157,7 @@ def write_record(
             writer.writeheader()
             writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
 
-    from safetensors.torch import save_model  # here, so that training alone does not need it
+    from safetensors.torch import save_file  # here, so that training alone does not need it
 
     write_json("config.json", dataclasses.asdict(config))
     write_json("environment.json", environment)
@@ -167,7 +167,8 @@ def write_record(
     if config.split == "train":
         store_logits("val_logits.npz", dataset.val)
     test_loss, test_accuracy = store_logits("test_logits.npz", dataset.test)
-    save_model(model, str(out / "model.safetensors"))
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}  # half the size
+    save_file({k: v.contiguous() for k, v in weights.items()}, out / "model.safetensors")
     metrics = {
         **{name: getattr(config, name) for name in ("model", "recipe", "dataset", "split", "seed", "epochs")},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -204,6 +205,22 @@ def read_run(name: str | Path) -> dict:
     if (folder / "test_trace.csv").is_file():
         run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
     return run
+
+
+def load_model(name: str | Path) -> nn.Module:
+    """The trained network of a recorded run, in eval mode, float32 on the CPU.
+
+    Raises FileNotFoundError for a run that was not recorded, or whose weights were not kept.
+    """
+    from safetensors.torch import load_file
+
+    metrics = read_run(name)["metrics"]
+    weights = (name if isinstance(name, Path) else ROOT / "results" / name) / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights.parent} keeps no weights: `python -m helpers.experiment` trains and writes them")
+    model = build_model(metrics["model"])
+    model.load_state_dict(load_file(weights))
+    return model.eval()
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
