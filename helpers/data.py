@@ -66,11 +66,15 @@ class Dataset:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32 with mean 0 and variance 1 per channel (over the training set), channels last."""
-        scale, offset = (
-            torch.tensor(values, dtype=torch.float32, device=images.device).view(1, 3, 1, 1)
+        scale, offset = self._scale_and_offset
+        return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
+
+    @cached_property  # made once: a copy to a GPU would let the host wait in every step
+    def _scale_and_offset(self) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.tensor(values, dtype=torch.float32, device=self.train.images.device).view(1, 3, 1, 1)
             for values in ([1 / (255 * s) for s in self.std], [-m / s for m, s in zip(self.mean, self.std, strict=True)])
         )
-        return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
 
 
 def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
@@ -222,6 +226,18 @@ def random_crop_flip(images: Tensor, pad: int = 4, flip: bool = True, generator:
     return images.flatten(2).gather(2, source).view(n, c, h, w)
 
 
+def alternate_flip(data: Split, seed: int, epoch: int) -> Split:
+    """Every picture in one epoch as it is and in the next as its mirror image; a random half of them starts mirrored.
+
+    Random flips show a picture the same way in two epochs half of the time; these never do, and so show more in few epochs
+    (K. Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024, section 3.6).
+    """
+    generator = torch.Generator(data.images.device).manual_seed(seed)
+    mirrored = torch.rand(len(data), device=data.images.device, generator=generator) < 0.5
+    mirrored = mirrored ^ bool(epoch % 2)
+    return replace(data, images=torch.where(mirrored[:, None, None, None], data.images.flip(3), data.images))
+
+
 def random_cutout(x: Tensor, size: int, generator: torch.Generator | None = None) -> Tensor:
     """Sets one `size`×`size` square of each picture to 0, the mean colour after normalising (DeVries and Taylor 2017).
 
@@ -241,14 +257,18 @@ def random_cutout(x: Tensor, size: int, generator: torch.Generator | None = None
 class Batches:
     """One epoch of shuffled mini-batches (images, labels): iterable, with a length.
 
-    `transform` maps uint8 pictures (N, 3, H, W) to what the network sees. The last batch is dropped where it is short, so
-    that every step averages over the same number of pictures; another order decides each epoch which those are.
+    `transform` maps uint8 pictures (N, 3, H, W) to what the network sees; `mix`, where there is one, then maps pictures and
+    labels to mixed ones. The last batch is dropped where it is short, so that every step averages over the same number of
+    pictures; another order decides each epoch which those are. Of several processes each makes the same batches and keeps
+    its `share`.
     """
 
     data: Split
     batch_size: int
     transform: Callable[[Tensor], Tensor]
     generator: torch.Generator | None = None
+    mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    share: slice | None = None
 
     def __post_init__(self):
         if not 1 <= self.batch_size <= len(self.data):
@@ -261,7 +281,12 @@ class Batches:
         order = torch.randperm(len(self.data), device=self.data.labels.device, generator=self.generator)
         for indices in order[: len(self) * self.batch_size].split(self.batch_size):
             batch = self.data[indices]
-            yield self.transform(batch.images), batch.labels
+            images, labels = self.transform(batch.images), batch.labels
+            if self.mix:
+                images, labels = self.mix(images, labels)
+            if self.share:
+                images, labels = images[self.share], labels[self.share]
+            yield images, labels
 
 
 # --- the embedded data set ---------------------------------------------------------------------------------------------

@@ -17,12 +17,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from helpers.data import Dataset, load
-from helpers.evaluation import evaluate, predict
-from helpers.resnet import MODELS
-from helpers.training import TrainConfig, fit, make_autocast, resolve_device, resolve_precision, set_seed
+from helpers import distributed
+from helpers.data import Dataset, Split, load
+from helpers.evaluation import evaluate
+from helpers.inspection import summarize
+from helpers.resnet import MODELS, whiten
+from helpers.training import (
+    TrainConfig,
+    epoch_batches,
+    fit,
+    make_autocast,
+    predict_together,
+    resolve_device,
+    resolve_precision,
+    set_seed,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -31,7 +42,46 @@ RECIPES = {
     for config in (
         TrainConfig(),
         # a residual network for two CPU cores; every choice was made on the validation pictures (notebook 04)
-        TrainConfig(recipe="laptop", model="resnet9", dataset="cifar10", split="train+val", epochs=14),
+        TrainConfig(
+            recipe="laptop", model="resnet9", dataset="cifar10", split="train+val", epochs=16, flip="alternate", whiten=True
+        ),
+        # a free Colab T4 (float16 there, as `auto` resolves it); epochs and figures are estimates until one has been measured
+        TrainConfig(
+            recipe="colab",
+            model="resnet18",
+            dataset="cifar10",
+            split="train+val",
+            epochs=30,
+            lr=0.2,
+            cutout=8,
+            zero_gamma=True,
+        ),
+        # ResNet-50 on one large GPU
+        TrainConfig(
+            recipe="resnet50-96",
+            model="resnet50",
+            dataset="cifar10",
+            split="train+val",
+            epochs=80,
+            batch_size=512,
+            lr=0.4,
+            warmup=5 / 80,
+            cutout=12,
+            zero_gamma=True,
+        ),
+        TrainConfig(
+            recipe="resnet50-97",
+            model="resnet50",
+            dataset="cifar10",
+            split="train+val",
+            epochs=140,
+            batch_size=512,
+            lr=0.4,
+            warmup=5 / 140,
+            mixing=0.5,
+            ema=0.999,
+            zero_gamma=True,
+        ),
         # the embedded data set, in two minutes on two cores
         TrainConfig(recipe="shapes", model="resnet20", dataset="shapes", epochs=12, batch_size=64, lr=0.2),
         # the paper's section 4.2, for ResNet-20 … 110 and their plain twins: 64k steps of 128 on the 50,000
@@ -81,6 +131,7 @@ def describe_environment() -> dict:
         "processor": processor_name(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "processes": distributed.rank_and_size()[1],
     }
 
 
@@ -95,58 +146,104 @@ def processor_name() -> str:
     return f"{models[0]}, {len(models)} cores{amx}" if models else platform.machine()
 
 
-def run(config: TrainConfig, out: Path, test_trace: bool = False) -> dict:
+def prepare(config: TrainConfig) -> tuple[TrainConfig, Dataset, nn.Module]:
+    """The settings with every "auto" resolved, the data on the device, and the untrained network."""
+    device = resolve_device(config.device)
+    precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
+    distributed.from_first(lambda: load(config.dataset).name)  # of several processes one downloads, the others find
+    dataset = load(config.dataset)
+    config = dataclasses.replace(config, dataset=dataset.name, device=str(device), precision=precision)
+    set_seed(config.seed)
+    model = build_model(config.model, len(dataset.classes), **({"zero_gamma": True} if config.zero_gamma else {}))
+    if config.whiten:
+        whiten(model.conv1, dataset.normalize(dataset.train.images[:1000]))
+    return config, dataset.to(device), model
+
+
+def describe(config: TrainConfig, dataset: Dataset, model: nn.Module) -> str:
+    """What is about to be trained, in two lines."""
+    batches = epoch_batches(dataset, config, epoch=0)
+    return (
+        f"{config.model} ({sum(p.numel() for p in model.parameters()):,} parameters, "
+        f"{summarize(model).multiply_adds.sum() / 1e6:,.1f} million multiply-adds a picture) on {dataset.name}: "
+        f"{len(batches.data):,} pictures\n{config.epochs} epochs of {len(batches)} steps, {config.batch_size} pictures each, "
+        f"{config.precision} on {config.device}, seed {config.seed}"
+    )
+
+
+def dry_run(config: TrainConfig) -> str:
+    """The plan of a run, with its time estimated from a few steps really taken. Writes nothing, looks at no test picture."""
+    config, dataset, model = prepare(config)
+    total_steps = config.epochs * len(epoch_batches(dataset, config, epoch=0))
+
+    def seconds(steps: int) -> float:
+        few = dataclasses.replace(dataset, train=dataset.train[: steps * config.batch_size], val=dataset.train[:0])
+        settings = dataclasses.replace(config, split="train+val", epochs=1, compile=False)
+        return fit(model, few, settings, progress=False)[0]["seconds"]
+
+    plan = describe(config, dataset, model)
+    seconds(1)  # the first step also sets everything up
+    enough = max(2, min(50, int(5 / seconds(1)), len(dataset.train) // config.batch_size))
+    per_step = seconds(enough) / enough
+    estimate = total_steps * per_step
+    if config.split == "train":  # a forward pass is about a third of a step
+        estimate += config.epochs * len(dataset.val) / config.batch_size * per_step / 3
+    return (
+        f"{plan}\n{per_step:.3g} s a step ({config.batch_size / per_step:,.0f} pictures/s, mean of {enough} steps"
+        f"{', not compiled' if config.compile else ''}): about {estimate / 60:,.1f} minutes for {total_steps:,} steps"
+    )
+
+
+def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool = True) -> dict:
     """Trains, evaluates the last epoch once on the full test set, writes the record into `out`, returns its metrics.
 
     A checkpoint after every epoch lets the same command go on where it was stopped. With `test_trace` the test accuracy
     is also noted after each epoch, to show later what choosing an epoch by it would have claimed; nothing is selected.
-    Raises ValueError where `out` already holds anything but this run's checkpoint.
+    Without `use_test` no test picture is looked at: for runs that help to choose a recipe. Raises ValueError where `out`
+    already holds anything but this run's checkpoint.
     """
     checkpoint = out / "checkpoint.pt"
-    if out.is_dir() and any(out.iterdir()) and not checkpoint.exists():
+    if distributed.from_first(lambda: out.is_dir() and any(out.iterdir()) and not checkpoint.exists()):
         raise ValueError(f"{out} is not empty: choose another --out, or delete it first")
-    device = resolve_device(config.device)
-    dataset = load(config.dataset)
-    config = dataclasses.replace(
-        config, dataset=dataset.name, device=str(device), precision=resolve_precision(config.precision, device)
-    )
-    set_seed(config.seed)
-    model = build_model(config.model, len(dataset.classes), **({"zero_gamma": True} if config.zero_gamma else {}))
+    if not use_test and (test_trace or config.split != "train"):
+        raise ValueError("without the test set there is only the validation part to measure on: --split train, no --test-trace")
+    config, dataset, model = prepare(config)
     environment = describe_environment()
-    parameters = sum(p.numel() for p in model.parameters())
-    learning_from = len(dataset.train) if config.split == "train" else len(dataset.train_val)
-    print(
-        f"{config.model} ({parameters:,} parameters) on {dataset.name}: {learning_from:,} pictures, {config.epochs} epochs, "
-        f"{config.precision} on {device}, seed {config.seed}; record: {out}",
-        flush=True,
-    )
+    first, _ = distributed.rank_and_size()
+    if first == 0:
+        print(f"{describe(config, dataset, model)}\nrecord: {out}", flush=True)
+    autocast = make_autocast(config.precision, torch.device(config.device))
 
-    dataset = dataset.to(device)
-    autocast = make_autocast(config.precision, device)
+    def logits_of(split: Split, model: nn.Module = model) -> Tensor:
+        return predict_together(model, dataset, split, autocast)
 
     def trace(model: nn.Module, row: dict) -> None:
-        row["test_accuracy"] = evaluate(predict(model, dataset, dataset.test, autocast=autocast), dataset.test.labels)[1]
+        row["test_accuracy"] = evaluate(logits_of(dataset.test, model), dataset.test.labels)[1]
 
     history = fit(model, dataset, config, checkpoint, on_epoch=trace if test_trace else None)
-    metrics = write_record(out, config, environment, model, dataset, history)
+    logits = {"val": logits_of(dataset.val)} if config.split == "train" else {}
+    if use_test:
+        logits["test"] = logits_of(dataset.test)
+    if first > 0:
+        return {}
+    metrics = write_record(out, config, environment, model, dataset, history, logits)
     checkpoint.unlink()
     return metrics
 
 
 def write_record(
-    out: Path, config: TrainConfig, environment: dict, model: nn.Module, dataset: Dataset, history: list[dict]
+    out: Path,
+    config: TrainConfig,
+    environment: dict,
+    model: nn.Module,
+    dataset: Dataset,
+    history: list[dict],
+    logits: dict[str, Tensor],
 ) -> dict:
     """Writes settings, environment, history, logits and weights, and, last, `metrics.json`, which it returns.
 
-    `test_accuracy` is computed from the logits as stored (float16).
+    Losses and accuracies in it are computed from the logits as stored (float16).
     """
-    autocast = make_autocast(config.precision, dataset.test.images.device)
-
-    def store_logits(file: str, split) -> tuple[float, float]:
-        logits = predict(model, dataset, split, autocast=autocast).half()
-        labels = split.labels.cpu()
-        np.savez_compressed(out / file, logits=logits.numpy(), labels=labels.numpy().astype(np.uint8))
-        return evaluate(logits.float(), labels)
 
     def write_json(file: str, content: dict) -> None:
         (out / file).write_text(json.dumps(content, indent=2) + "\n")
@@ -161,21 +258,23 @@ def write_record(
 
     write_json("config.json", dataclasses.asdict(config))
     write_json("environment.json", environment)
-    write_csv("history.csv", [name for name in history[0] if name != "test_accuracy"])
+    write_csv("history.csv", [name for name in history[0] if name not in ("test_accuracy", "compile_seconds")])
     if "test_accuracy" in history[0]:
         write_csv("test_trace.csv", ["epoch", "test_accuracy"])
-    if config.split == "train":
-        store_logits("val_logits.npz", dataset.val)
-    test_loss, test_accuracy = store_logits("test_logits.npz", dataset.test)
+    measured = {}
+    for part, values in logits.items():
+        stored, labels = values.half(), getattr(dataset, part).labels.cpu()
+        np.savez_compressed(out / f"{part}_logits.npz", logits=stored.numpy(), labels=labels.numpy().astype(np.uint8))
+        loss, accuracy = evaluate(stored.float(), labels)
+        measured |= {f"{part}_accuracy": round(accuracy, 6), f"{part}_loss": round(loss, 6)}
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}  # half the size
     save_file({k: v.contiguous() for k, v in weights.items()}, out / "model.safetensors")
     metrics = {
         **{name: getattr(config, name) for name in ("model", "recipe", "dataset", "split", "seed", "epochs")},
         "parameters": sum(p.numel() for p in model.parameters()),
-        "test_accuracy": round(test_accuracy, 6),
-        "test_loss": round(test_loss, 6),
+        **measured,
         "train_seconds": round(sum(row["seconds"] for row in history), 1),
-        "compile_seconds": 0.0,
+        "compile_seconds": round(sum(row.get("compile_seconds", 0.0) for row in history), 1),
         **{name: getattr(config, name) for name in ("device", "precision")},
     }
     write_json("metrics.json", metrics)
@@ -232,7 +331,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("recipe", nargs="?", default="custom", help="settings to start from: " + ", ".join(RECIPES))
     parser.add_argument("--out", type=Path, help="folder of the record (default: results/<dataset>-<model>-…)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time, then stop")
     parser.add_argument("--test-trace", action="store_true", help="also note the test accuracy of each epoch")
+    parser.add_argument("--no-test", action="store_true", help="look at no test picture: a run to choose a recipe by")
     options = parser.add_argument_group("settings (default: the recipe's)")
     for field in dataclasses.fields(TrainConfig):
         if field.name == "recipe":
@@ -245,20 +346,29 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = vars(parse_arguments(arguments))
     try:
-        recipe, out, test_trace = (options.pop(name) for name in ("recipe", "out", "test_trace"))
+        recipe, out, plan_only, test_trace, no_test = (
+            options.pop(name) for name in ("recipe", "out", "dry_run", "test_trace", "no_test")
+        )
         if recipe not in RECIPES:
             raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
         config = dataclasses.replace(RECIPES[recipe], **{k: v for k, v in options.items() if v is not None})
+        distributed.start()
+        if plan_only:
+            print(dry_run(config))
+            return
         name = "-".join([config.dataset, config.model, recipe, config.split.replace("+", "-"), f"seed{config.seed}"])
-        metrics = run(config, out or ROOT / "results" / name, test_trace)
+        metrics = run(config, out or ROOT / "results" / name, test_trace, not no_test)
     except (ValueError, OSError, FloatingPointError) as reason:
         sys.exit(f"error: {reason}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last finished epoch")
-    print(
-        f"{metrics['model']} on {metrics['dataset']}: {metrics['test_accuracy']:.2%} on the test set after "
-        f"{metrics['epochs']} epochs in {metrics['train_seconds']:.0f} s"
-    )
+    for part, words in (("val", "validation part"), ("test", "test set")):
+        if f"{part}_accuracy" in metrics:
+            accuracy, seconds = metrics[f"{part}_accuracy"], metrics["train_seconds"]
+            print(
+                f"{metrics['model']} on {metrics['dataset']}: {accuracy:.2%} on the {words} "
+                f"after {metrics['epochs']} epochs in {seconds:.0f} s"
+            )
 
 
 if __name__ == "__main__":

@@ -255,6 +255,25 @@ def plain110(num_classes: int = 10) -> ResNet:
     return resnet110(num_classes, residual=False)
 
 
+@torch.no_grad()
+def whiten(conv: nn.Conv2d, images: Tensor, epsilon: float = 2.5e-3) -> None:
+    """Makes the filters of `conv` the principal components of patches of `images`, scaled to variance 1, and freezes them.
+
+    Each component comes with both signs, since a ReLU follows. The network behind it need not learn first to undo the
+    correlation of neighbouring pixels. `images` is (N, C, H, W), normalised; the idea is D. Page's, the form that of K. Jordan,
+    94% on CIFAR-10 in 3.29 Seconds on a Single GPU (2024, arXiv:2404.00498), section 3.2.
+    Raises ValueError for a convolution with more filters than twice the pixels of a patch, or an odd number of them.
+    """
+    filters, size = conv.weight.shape[0], conv.weight[0].numel()
+    if filters % 2 or filters // 2 > size:
+        raise ValueError(f"{filters} filters cannot be whitened: an even number up to {2 * size} can")
+    patches = F.unfold(images.contiguous(), conv.kernel_size).transpose(1, 2).reshape(-1, size)
+    variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))  # in ascending order
+    scaled = (components / (variances + epsilon).sqrt()).T.flip(0)[: filters // 2].view(-1, *conv.weight.shape[1:])
+    conv.weight.copy_(torch.cat([scaled, -scaled]))
+    conv.weight.requires_grad_(False)
+
+
 class ResNet9(nn.Module):
     """A wide, shallow residual network for two CPU cores: (N, 3, 32, 32) to logits (N, num_classes).
 
@@ -277,6 +296,8 @@ class ResNet9(nn.Module):
         self.layer3 = nn.Sequential(*conv_pool(4 * width, 8 * width), BasicBlock(8 * width, 8 * width))
         self.fc = nn.Linear(8 * width, num_classes, bias=False)
         initialize(self, zero_gamma)
+        for stage in (self.layer1, self.layer2, self.layer3):  # half of the channels start as copies of those before
+            nn.init.dirac_(stage[0].weight[: stage[0].in_channels].detach())
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))  # (N, width, 32, 32)

@@ -1,22 +1,29 @@
 """Training: one frozen set of settings, one plain epoch, and `fit`, which repeats it and survives an interruption."""
 
+import copy
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from helpers.data import Batches, Dataset, random_crop_flip, random_cutout
+from helpers import distributed
+from helpers.data import Batches, Dataset, Split, alternate_flip, random_crop_flip, random_cutout
 from helpers.evaluation import evaluate, predict
 
 SCHEDULES = ("cosine", "linear", "steps")
+FLIPS = ("random", "alternate", "none")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -37,9 +44,13 @@ class TrainConfig:
     weight_decay: float = 5e-4  # on the weights of convolutions and linear layers, not on BatchNorm and biases
     label_smoothing: float = 0.1
     crop: int = 4  # random shift in pixels, edges mirrored; 0 for none
-    flip: bool = True  # mirror half of the pictures
+    flip: str = "random"  # mirror half of the pictures, drawn at random; alternate: each one every other epoch; or none
     cutout: int = 0  # side of the square set to the mean colour; 0 for none
+    mixing: float = 0.0  # share of the batches that CutMix or mixup mixes; none in the last tenth of the epochs
+    ema: float = 0.0  # decay of the moving average of the weights, which is then what is evaluated and kept; 0 for none
     zero_gamma: bool = False  # every residual block starts as the identity
+    whiten: bool = False  # the first convolution's filters are computed from the training pictures, and frozen
+    compile: bool = False  # fuse operations with torch.compile before training
     precision: str = "auto"  # auto, float32, bfloat16 or float16
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
     seed: int = 0
@@ -51,13 +62,15 @@ class TrainConfig:
 
         check(self.split in ("train", "train+val"), f"split must be 'train' or 'train+val', got {self.split!r}")
         check(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        check(self.flip in FLIPS, f"unknown flip {self.flip!r}: choose one of {', '.join(FLIPS)}")
         check(self.precision in PRECISIONS, f"unknown precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         for name in ("epochs", "batch_size", "lr"):
             check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("momentum", "weight_decay", "crop", "cutout", "seed"):
             check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("warmup", "label_smoothing"):
+        for name in ("warmup", "label_smoothing", "ema"):
             check(0 <= getattr(self, name) < 1, f"{name} must lie in 0 … 1, got {getattr(self, name)}")
+        check(0 <= self.mixing <= 1, f"mixing must lie in 0 … 1, got {self.mixing}")
 
 
 def set_seed(seed: int) -> None:
@@ -78,15 +91,32 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """What "auto" means on `device`: bfloat16 on a GPU that computes in it, float16 on an older one, float32 elsewhere.
+    """What "auto" means on `device`: bfloat16 on a GPU that computes in it, float16 on an older one; on a CPU, what is faster.
 
     `torch.cuda.is_bf16_supported()` is no guide: it is true on a T4, which only emulates bfloat16, slowly.
     """
     if name != "auto":
         return name
-    if device.type != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    return "bfloat16" if device.type == "cpu" and bfloat16_pays() else "float32"
+
+
+@lru_cache  # measured once in a process
+def bfloat16_pays() -> bool:
+    """Whether this CPU trains clearly faster in bfloat16 (by 1.3 times or more): a timed probe, under a second."""
+    with torch.random.fork_rng(devices=[]):
+        layers = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+    layers.to(memory_format=torch.channels_last)
+    images = torch.ones(64, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    for _ in range(6):
+        for precision, times in seconds.items():
+            start = time.perf_counter()
+            with make_autocast(precision, torch.device("cpu")):
+                layers(images).sum().backward()
+            times.append(time.perf_counter() - start)
+    return min(seconds["float32"]) > 1.3 * min(seconds["bfloat16"])
 
 
 def make_autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -96,11 +126,13 @@ def make_autocast(precision: str, device: torch.device) -> AbstractContextManage
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
     """SGD with momentum. Weight decay acts on weights of two or more dimensions: not on BatchNorm's scale, not on biases."""
+    learned = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+    fused = next(model.parameters()).device.type in ("cuda", "cpu")  # one kernel for all weights, and no wait for the scaler
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
 
 
 def lr_factor(step: int, total_steps: int, warmup: float = 0.2, schedule: str = "cosine") -> float:
@@ -122,15 +154,16 @@ def train_one_epoch(
     scheduler: torch.optim.lr_scheduler.LRScheduler,
     autocast: AbstractContextManager,
     scaler: GradScaler,
+    report: Callable[[float, float], None] | None = None,
 ) -> tuple[float, float]:
     """One pass over `batches`: returns the mean loss and the accuracy (0–1) over samples, measured while it learns.
 
     `autocast` and `scaler` are PyTorch's two halves of mixed precision; in float32 both do nothing. The sums stay on the
-    device, so that the host waits for it only once, at the end.
+    device: the host waits for it at the end, and where it tells `report` the loss and accuracy so far, every 50 steps.
     """
     model.train()
     loss_sum, correct, seen = 0.0, 0, 0
-    for images, labels in batches:  # (N, 3, H, W), (N,)
+    for step, (images, labels) in enumerate(batches, start=1):  # (N, 3, H, W); (N,), of mixed pictures (N, num_classes)
         with autocast:
             logits = model(images)  # (N, num_classes)
             loss = criterion(logits, labels)
@@ -139,25 +172,100 @@ def train_one_epoch(
         scaler.step(optimizer)
         scaler.update()
         scheduler.step()
+        classes = labels if labels.ndim == 1 else labels.argmax(dim=1)  # of a mixed picture: the larger part
         loss_sum += loss.detach() * len(labels)
-        correct += (logits.argmax(dim=1) == labels).sum()
+        correct += (logits.argmax(dim=1) == classes).sum()
         seen += len(labels)
+        if report and step % 50 == 0:
+            report((loss_sum / seen).item(), (correct / seen).item())
     return (loss_sum / seen).item(), (correct / seen).item()
 
 
 def epoch_batches(dataset: Dataset, config: TrainConfig, epoch: int) -> Batches:
-    """The shuffled and augmented batches of one epoch (0, 1, …).
+    """The shuffled, augmented and mixed batches of one epoch (0, 1, …): of several processes, each gets its share of them.
 
     Their randomness is a function of seed and epoch alone, so that a resumed run sees what an undisturbed one does.
     """
     data = dataset.train if config.split == "train" else dataset.train_val
+    if config.flip == "alternate":
+        data = alternate_flip(data, config.seed, epoch)
     generator = torch.Generator(data.images.device).manual_seed(config.seed * 100_000 + epoch)
 
     def transform(images: Tensor) -> Tensor:
-        x = dataset.normalize(random_crop_flip(images, config.crop, config.flip, generator))
+        x = dataset.normalize(random_crop_flip(images, config.crop, config.flip == "random", generator))
         return random_cutout(x, config.cutout, generator) if config.cutout else x
 
-    return Batches(data, config.batch_size, transform, generator)
+    mix = make_mixing(config.mixing, len(dataset.classes)) if epoch < 0.9 * config.epochs else None
+    return Batches(data, config.batch_size, transform, generator, mix, distributed.share(config.batch_size))
+
+
+def make_mixing(share: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """Mixes each picture of a batch with another one, and their labels alike: `share` of the batches, by CutMix or mixup.
+
+    CutMix (Yun et al. 2019, α = 1) pastes a rectangle, mixup (Zhang et al. 2018, α = 0.2) superimposes; torchvision's.
+    Mixed labels are (N, num_classes) and sum to 1. Draws from torch's global generator.
+    """
+    if share == 0:
+        return None
+    from torchvision.transforms import v2  # here: most runs need no torchvision
+
+    ways = [v2.CutMix(alpha=1.0, num_classes=num_classes), v2.MixUp(alpha=0.2, num_classes=num_classes)]
+    return v2.RandomApply([v2.RandomChoice(ways)], p=share)
+
+
+def make_criterion(label_smoothing: float) -> tuple[Callable[[Tensor, Tensor], Tensor], list[Tensor]]:
+    """Label-smoothed cross-entropy, and the list in which it leaves every loss it computed, on the device."""
+    losses: list[Tensor] = []
+
+    def criterion(logits: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        losses.append(loss.detach())
+        return loss
+
+    return criterion, losses
+
+
+def check_finite(name: str, value: float, losses: list[Tensor], place: str, config: TrainConfig) -> None:
+    """Raises FloatingPointError for a loss that is NaN or infinite, and names the step in which that began."""
+    if not math.isfinite(value):
+        bad = (~torch.stack(losses).isfinite()).nonzero()
+        step = f", step {bad[0].item() + 1}" if len(bad) else ""
+        raise FloatingPointError(f"{name} became {value} in {place}{step} (peak lr {config.lr:.3g}): try a lower --lr")
+
+
+def make_average(model: nn.Module, decay: float, optimizer: torch.optim.Optimizer) -> AveragedModel | None:
+    """An exponential moving average of weights and BatchNorm statistics, updated after every step of `optimizer`."""
+    if decay == 0:
+        return None
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
+    return average
+
+
+def compile_model(model: nn.Module, images: Tensor, autocast: AbstractContextManager) -> tuple[nn.Module, float]:
+    """`torch.compile`, done at once for batches like `images`; returns the compiled model and the seconds it took.
+
+    Weights and statistics stay as they are. Where compiling fails (no C compiler, say), a warning tells why, and the model
+    comes back as it was.
+    """
+    state, start = copy.deepcopy(model.state_dict()), time.perf_counter()
+    compiled = torch.compile(model)
+    try:
+        with autocast:
+            logits = compiled(images)
+        logits.float().sum().backward()
+    except Exception as reason:  # many kinds, from many layers below
+        warnings.warn(f"torch.compile failed ({str(reason).strip().splitlines()[0]}): training goes on without", stacklevel=2)
+        compiled = model
+    model.load_state_dict(state)
+    model.zero_grad()
+    return compiled, time.perf_counter() - start
+
+
+def predict_together(model: nn.Module, dataset: Dataset, split: Split, autocast: AbstractContextManager) -> Tensor:
+    """`predict`, the work divided among all processes; each gets the logits of the whole split."""
+    rank, size = distributed.rank_and_size()
+    return distributed.interleave(predict(model, dataset, split[rank::size], autocast=autocast))
 
 
 def fit(
@@ -172,45 +280,78 @@ def fit(
 
     With a `checkpoint` path the state is saved there after each epoch, and a run that finds one goes on from it.
     `on_epoch(model, row)` is called after each epoch and may add to the row. Model, data and batches all live on
-    `config.device`. Raises ValueError for a checkpoint of another run and FloatingPointError where the loss diverges.
+    `config.device`. With `config.ema` the averaged weights are what is evaluated, and what `model` holds in the end.
+    Raises ValueError for a checkpoint of another run and FloatingPointError where the loss diverges.
     """
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # try the convolution kernels once, keep the fastest
+        torch.set_float32_matmul_precision("high")  # TensorFloat-32 for what is not computed in 16 bits
     model.to(device, memory_format=torch.channels_last)
     dataset = dataset.to(device)
     autocast = make_autocast(precision, device)
     scaler = GradScaler(device.type, enabled=precision == "float16")
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
     optimizer = make_optimizer(model, config)
+    average = make_average(model, config.ema, optimizer)
     total_steps = config.epochs * len(epoch_batches(dataset, config, epoch=0))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(step, total_steps, config.warmup, config.schedule)
     )
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    history = load_checkpoint(checkpoint, parts, config) if checkpoint and checkpoint.exists() else []
+    parts |= {"average": average} if average else {}
+    history = load_checkpoint(checkpoint, parts, config) if checkpoint else []
+    first = len(history)
 
-    for epoch in range(len(history), config.epochs):
+    learner, compile_seconds = distributed.parallel(model.train()), 0.0
+    if config.compile and first < config.epochs:
+        images, _ = next(iter(epoch_batches(dataset, config, epoch=0)))
+        learner, compile_seconds = compile_model(learner, images, autocast)
+    evaluated = average.module if average else model
+    criterion, losses = make_criterion(config.label_smoothing)
+    rank, _ = distributed.rank_and_size()
+
+    for epoch in range(first, config.epochs):
+        set_seed(config.seed * 100_000 + epoch)  # whatever draws from the global generator is resumed exactly, too
         start = time.perf_counter()
         lr = scheduler.get_last_lr()[0]
+        losses.clear()
         batches = epoch_batches(dataset, config, epoch)
-        if progress:
-            batches = tqdm(batches, desc=f"epoch {epoch + 1}/{config.epochs}", unit="batch", leave=False)
-        loss, accuracy = train_one_epoch(model, batches, criterion, optimizer, scheduler, autocast, scaler)
+
+        def report(loss: float, accuracy: float, place=f"epoch {epoch + 1}") -> None:
+            check_finite("train_loss", loss, losses, place, config)
+            bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}")
+
+        with tqdm(
+            batches,
+            desc=f"epoch {epoch + 1}/{config.epochs}",
+            unit=" img",
+            unit_scale=config.batch_size,
+            leave=False,
+            disable=not progress or rank > 0,
+        ) as bar:
+            loss, accuracy = train_one_epoch(learner, bar, criterion, optimizer, scheduler, autocast, scaler, report)
+        loss, accuracy = distributed.mean(loss, accuracy)
+        check_finite("train_loss", loss, losses, f"epoch {epoch + 1}", config)
+        for each in (model, average.module) if average else (model,):
+            distributed.average_buffers(each)
         row = {"epoch": epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
         if config.split == "train":
-            logits = predict(model, dataset, dataset.val, autocast=autocast)
+            logits = predict_together(evaluated, dataset, dataset.val, autocast)
             row["val_loss"], row["val_accuracy"] = evaluate(logits, dataset.val.labels)
-        for name, value in row.items():
-            if not math.isfinite(value):
-                raise FloatingPointError(f"{name} became {value} in epoch {epoch + 1} (lr {lr:.3g}): try a lower --lr")
+            check_finite("val_loss", row["val_loss"], losses, f"epoch {epoch + 1}", config)
         row["seconds"] = time.perf_counter() - start
+        if config.compile:
+            row["compile_seconds"] = compile_seconds if epoch == first else 0.0
         if on_epoch:
-            on_epoch(model, row)
+            on_epoch(evaluated, row)
         history.append(row)
-        if checkpoint:
+        if checkpoint and rank == 0:
             save_checkpoint(checkpoint, parts, config, history)
-        if progress:
+        if progress and rank == 0:
             tqdm.write("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v:3d}" for k, v in row.items()))
+    if average:
+        model.load_state_dict(average.module.state_dict())
     return history
 
 
@@ -224,9 +365,14 @@ def save_checkpoint(path: Path, parts: dict, config: TrainConfig, history: list[
 
 
 def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> list[dict]:
-    """Puts a saved state back into the parts, and returns its history. Raises ValueError where it belongs to another run."""
+    """Puts a saved state back into the parts, and returns its history: empty where nothing has been saved yet.
+
+    Raises ValueError where the file is damaged or belongs to another run. Of several processes the first one reads.
+    """
+    if not distributed.from_first(path.exists):
+        return []
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        saved = distributed.from_first(lambda: torch.load(path, map_location="cpu", weights_only=True))
         there = saved["config"]
     except Exception as reason:  # torch raises many kinds for a file that is no checkpoint
         raise ValueError(f"{path} is no readable checkpoint ({type(reason).__name__}): delete it to start anew") from None

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from helpers import data
-from helpers.data import Batches, Dataset, Split, random_crop_flip, random_cutout, stratified_split
+from helpers.data import Batches, Dataset, Split, alternate_flip, random_crop_flip, random_cutout, stratified_split
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -74,6 +74,21 @@ def test_all_shifts_and_flips_are_equally_likely_and_independent():
     assert chi_square(np.array(list(counts.values())), np.full(162, 150.0)) < 4
     flips = sum(count for (_, _, flipped), count in counts.items() if flipped)
     assert abs(flips / n - 0.5) < 4 * 0.5 / math.sqrt(n)
+
+
+def test_alternate_flips_show_each_picture_both_ways_in_two_epochs(shapes):
+    data, before = shapes.train, shapes.train.images.clone()
+    epochs = [alternate_flip(data, seed=3, epoch=epoch).images for epoch in range(4)]
+    as_it_is = (epochs[0] == data.images).flatten(1).all(1)
+    assert 0.4 < as_it_is.double().mean() < 0.6
+    for picture, start in zip(range(len(data)), as_it_is):
+        mirrored = data.images[picture].flip(2)
+        for epoch in range(4):
+            expected = data.images[picture] if bool(start) == (epoch % 2 == 0) else mirrored
+            assert torch.equal(epochs[epoch][picture], expected)
+    other = alternate_flip(data, seed=4, epoch=0).images
+    assert not torch.equal(other, epochs[0]) and not torch.equal(other, epochs[1])
+    assert torch.equal(data.images, before)
 
 
 def test_crop_alone_flip_alone_and_neither():

@@ -253,9 +253,12 @@ def test_kaiming_variance(make):
     checked = 0
     for name, module in make().named_modules():
         if isinstance(module, nn.Conv2d):
-            n, fan_out = module.weight.numel(), module.out_channels * module.kernel_size[0] ** 2
-            z_mean = module.weight.mean() * (n * fan_out / 2) ** 0.5  # both are about standard normal
-            z_variance = (module.weight.var() * fan_out / 2 - 1) * (n / 2) ** 0.5
+            weight = module.weight
+            if make is resnet.resnet9 and name in ("layer1.0", "layer2.0", "layer3.0"):
+                weight = weight[module.in_channels :]  # the other filters start as the identity
+            n, fan_out = weight.numel(), module.out_channels * module.kernel_size[0] ** 2
+            z_mean = weight.mean() * (n * fan_out / 2) ** 0.5  # both are about standard normal
+            z_variance = (weight.var() * fan_out / 2 - 1) * (n / 2) ** 0.5
             assert abs(z_mean) < 5 and abs(z_variance) < 5, name
             assert module.bias is None
             checked += 1
@@ -330,3 +333,37 @@ def test_models_are_listed_by_name():
         model = make(num_classes=3)
         last = list(model.modules())[-1]
         assert isinstance(last, nn.Linear) and last.out_features == 3
+
+
+# --- whitening
+
+
+def test_whitened_filters_answer_uncorrelated_with_variance_one():
+    """Independent of the implementation: the answers of the filters to the pictures they were computed from."""
+    generator = torch.Generator().manual_seed(0)
+    images = F.avg_pool2d(torch.randn(200, 3, 24, 24, generator=generator), 3, stride=1) * 2  # correlated
+    conv = nn.Conv2d(3, 32, 3, bias=False)
+    resnet.whiten(conv, images)
+    answers = conv(images).transpose(0, 1).flatten(1)  # (32, samples)
+    moments = answers @ answers.T / answers.shape[1]
+    torch.testing.assert_close(moments[:16, :16], torch.eye(16), rtol=0, atol=0.1)
+    torch.testing.assert_close(answers[16:], -answers[:16])
+    assert not conv.weight.requires_grad
+    largest = torch.linalg.svd(F.unfold(images, 3).transpose(1, 2).reshape(-1, 27), full_matrices=False).Vh[0]
+    direction = conv.weight[0].flatten() / conv.weight[0].norm()
+    assert abs(direction @ largest) > 0.999  # the first filter is the first principal component
+
+
+@pytest.mark.parametrize("filters", [31, 56])
+def test_what_cannot_be_whitened_is_refused(filters):
+    conv = nn.Conv2d(3, filters, 3)
+    with pytest.raises(ValueError, match=f"{filters} filters.*up to 54"):
+        resnet.whiten(conv, torch.randn(4, 3, 8, 8))
+
+
+def test_resnet9_passes_half_of_its_channels_on():
+    model = ResNet9()
+    for stage, channels in ((model.layer1, 32), (model.layer2, 64), (model.layer3, 128)):
+        x = torch.randn(2, channels, 8, 8)
+        torch.testing.assert_close(stage[0](x)[:, :channels], x)
+        assert stage[0](x)[:, channels:].std() > 0.1

@@ -11,7 +11,8 @@ from torch import nn
 from torch.amp import GradScaler
 
 from helpers import training
-from helpers.resnet import resnet9, resnet20
+from helpers.experiment import RECIPES
+from helpers.resnet import resnet20
 from helpers.training import TrainConfig, epoch_batches, fit, lr_factor, set_seed, train_one_epoch
 
 CONFIG = TrainConfig(model="resnet20", dataset="shapes", epochs=2, batch_size=64, lr=0.1, device="cpu", precision="float32")
@@ -119,7 +120,7 @@ def test_the_optimizer_follows_the_settings():
 def test_the_loss_is_smoothed_cross_entropy(shapes, smoothing):
     """One batch of all pictures and no step to speak of: the loss of the history is that of the untrained network."""
     config = dataclasses.replace(
-        CONFIG, epochs=1, batch_size=320, lr=1e-12, warmup=0.0, crop=0, flip=False, label_smoothing=smoothing
+        CONFIG, epochs=1, batch_size=320, lr=1e-12, warmup=0.0, crop=0, flip="none", label_smoothing=smoothing
     )
     log_p = small_net().train()(shapes.normalize(shapes.train.images)).log_softmax(1)
     target = F.one_hot(shapes.train.labels, 10) * (1 - smoothing) + smoothing / 10
@@ -151,18 +152,142 @@ def test_only_the_chosen_split_is_learned_from(shapes, split, size):
 
 
 def test_augmentation_follows_the_settings(shapes):
-    plain = dataclasses.replace(CONFIG, crop=0, flip=False, cutout=0, batch_size=320)
+    plain = dataclasses.replace(CONFIG, crop=0, flip="none", cutout=0, batch_size=320)
     images, labels = next(iter(epoch_batches(shapes, plain, 0)))
     clean = shapes.normalize(shapes.train.images)
     order = [int((clean == image).flatten(1).all(1).nonzero()[0]) for image in images[:40]]
     assert shapes.train.labels[order].tolist() == labels[:40].tolist()
-    for change in ({"crop": 4}, {"flip": True}, {"cutout": 8}):
+    for change in ({"crop": 4}, {"flip": "random"}, {"cutout": 8}):
         changed, _ = next(iter(epoch_batches(shapes, dataclasses.replace(plain, **change), 0)))
         same = (changed.flatten(1).sort(1).values == images.flatten(1).sort(1).values).all(1).double().mean()
-        assert not torch.equal(changed, images) and (same < 0.2 or change == {"flip": True})
+        assert not torch.equal(changed, images) and (same < 0.2 or change == {"flip": "random"})
+
+
+def test_mixing_follows_the_settings_and_ends(shapes):
+    config = dataclasses.replace(CONFIG, epochs=10, mixing=1.0)
+    for epoch in range(10):
+        torch.manual_seed(epoch)
+        for images, labels in epoch_batches(shapes, config, epoch):
+            assert images.is_contiguous(memory_format=torch.channels_last)
+            if epoch == 9:  # the last tenth shows pictures as they are
+                assert labels.ndim == 1
+            else:
+                assert labels.shape == (64, 10) and labels.sum(1).allclose(torch.ones(64))
+                assert (labels > 0).sum(1).max() == 2  # two pictures each
+    halves = [labels.ndim for e in range(8) for _, labels in epoch_batches(shapes, dataclasses.replace(config, mixing=0.5), e)]
+    assert 10 < halves.count(2) < 30  # of 40 batches
+
+
+def test_accuracy_on_mixed_pictures_counts_the_larger_part():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.eye(4))
+    labels = torch.tensor([[0.6, 0.4, 0, 0], [0.6, 0.4, 0, 0], [0, 0, 0.1, 0.9]])
+    images = torch.eye(4)[[0, 1, 3]].view(3, 1, 2, 2)  # the network answers 0, 1, 3
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    batches = [(images, labels)]
+    _, accuracy = train_one_epoch(
+        model, batches, F.cross_entropy, optimizer, scheduler, nullcontext(), GradScaler(enabled=False)
+    )
+    assert accuracy == pytest.approx(2 / 3)
+
+
+def test_the_host_asks_for_numbers_every_50_steps(monkeypatch):
+    asked, item = [], torch.Tensor.item
+    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: asked.append(1) or item(tensor))
+    model, reports = small_net(), []
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    batches = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64))] * 120
+    train_one_epoch(
+        model,
+        batches,
+        F.cross_entropy,
+        optimizer,
+        scheduler,
+        nullcontext(),
+        GradScaler(enabled=False),
+        lambda *r: reports.append(r),
+    )
+    assert len(reports) == 2 and len(asked) == 2 * 2 + 2  # loss and accuracy at steps 50 and 100, and at the end
 
 
 # --- fit
+
+
+def test_the_average_is_exponential_includes_batchnorm_and_is_what_counts(shapes):
+    """Against the formula: it starts as the weights after step 1; then average ← decay · average + (1 - decay) · weights."""
+    config, seen = dataclasses.replace(CONFIG, epochs=2, ema=0.7), []
+    averaged = small_net()
+    history = fit(averaged, shapes, config, on_epoch=lambda model, row: seen.append(model.state_dict()), progress=False)
+
+    model, steps = small_net(), []
+    original = training.make_average
+    training.make_average = lambda model, decay, optimizer: (
+        optimizer.register_step_post_hook(
+            lambda *_: steps.append({k: v.clone().double() for k, v in model.state_dict().items()})
+        )
+        and None
+    )
+    try:
+        plain = fit(model, shapes, config, progress=False)
+    finally:
+        training.make_average = original
+    assert len(steps) == 10 and [row["train_loss"] for row in plain] == [row["train_loss"] for row in history]
+    expected = steps[0]
+    for step in steps[1:]:
+        expected = {name: 0.7 * value + 0.3 * step[name] for name, value in expected.items()}
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+            assert torch.equal(value, seen[-1][name])
+    assert history[-1]["val_loss"] != plain[-1]["val_loss"]  # validation, too, is of the average
+    assert not torch.allclose(averaged.state_dict()["1.running_mean"], model.state_dict()["1.running_mean"])
+
+
+def test_where_compiling_fails_the_run_goes_on_without(shapes, monkeypatch):
+    def broken(model):
+        def call(*arguments):
+            raise RuntimeError("no C++ compiler here\nand many more lines")
+
+        return call
+
+    config = dataclasses.replace(CONFIG, epochs=2)
+    eager, compiled = small_net(), small_net()
+    fit(eager, shapes, config, progress=False)
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match=r"torch.compile failed \(no C\+\+ compiler here\)"):
+        history = fit(compiled, shapes, dataclasses.replace(config, compile=True), progress=False)
+    assert equal(eager, compiled)
+    assert history[0]["compile_seconds"] > 0 == history[1]["compile_seconds"]
+
+
+def test_compiling_leaves_no_trace_in_weights_or_statistics(shapes, monkeypatch):
+    used = []
+
+    def traced(model):
+        def call(images):
+            used.append(len(images))
+            return model(images)
+
+        return call
+
+    model = small_net().train()
+    monkeypatch.setattr(torch, "compile", traced)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    training.compile_model(model, shapes.normalize(shapes.train.images[:64]), nullcontext())
+    assert used == [64] and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.long
+def test_a_compiled_network_learns_the_same(shapes):
+    config = dataclasses.replace(CONFIG, epochs=1)
+    eager, compiled = small_net(), small_net()
+    one = fit(eager, shapes, config, progress=False)[0]
+    other = fit(compiled, shapes, dataclasses.replace(config, compile=True), progress=False)[0]
+    assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3) and other["compile_seconds"] > 1
 
 
 def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
@@ -179,9 +304,16 @@ def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
     assert not equal(one, other)
 
 
-@pytest.mark.parametrize("make, options", [(resnet20, {}), (resnet9, {"cutout": 8}), (resnet20, {"precision": "bfloat16"})])
-def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, make, options):
-    config = dataclasses.replace(CONFIG, epochs=3, batch_size=32, **options)
+LONG_RUN = {"epochs": 3, "batch_size": 32, "dataset": "shapes", "split": "train", "device": "cpu", "precision": "float32"}
+
+
+@pytest.mark.parametrize("config", [dataclasses.replace(r, model="resnet20", **LONG_RUN) for r in RECIPES.values()] + [
+    dataclasses.replace(RECIPES["resnet50-97"], **LONG_RUN | {"precision": "float16"}),
+    dataclasses.replace(CONFIG, **LONG_RUN | {"precision": "bfloat16"}),
+], ids=lambda config: f"{config.recipe} {config.precision}")  # fmt: skip
+def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, config):
+    """Every recipe: its augmentation, mixing, schedule, average of weights; float16 with the scaler's state."""
+    make = small_net if config.precision == "float16" else resnet20  # float16 is slow on a CPU
     shapes = dataclasses.replace(shapes, train=shapes.train[:96], val=shapes.val[:10])
 
     def run(checkpoint=None, on_epoch=None):
@@ -224,7 +356,7 @@ def test_it_learns(shapes):
 
 
 def test_divergence_is_named(shapes):
-    with pytest.raises(FloatingPointError, match="_loss became nan in epoch 1.*lower --lr"):
+    with pytest.raises(FloatingPointError, match=r"train_loss became nan in epoch 1, step [2-5] .*lower --lr"):
         fit(small_net(), shapes, dataclasses.replace(CONFIG, lr=1e30, warmup=0.0), progress=False)
 
 
@@ -288,6 +420,9 @@ def test_a_failed_save_leaves_the_old_checkpoint(shapes, tmp_path, monkeypatch):
         {"seed": -1},
         {"warmup": 1.0},
         {"label_smoothing": 1.5},
+        {"flip": "sometimes"},
+        {"mixing": 1.5},
+        {"ema": 1.0},
         {"schedule": "cosinus"},
         {"split": "test"},
         {"precision": "int4"},
@@ -312,8 +447,24 @@ def test_precision_follows_the_gpu(monkeypatch, capability, expected):
     assert training.resolve_precision("float32", torch.device("cuda")) == "float32"
 
 
-def test_auto_on_a_cpu_is_float32():
-    assert training.resolve_precision("auto", torch.device("cpu")) == "float32"
+@pytest.mark.parametrize(
+    "device, pays, expected", [("cpu", True, "bfloat16"), ("cpu", False, "float32"), ("mps", True, "float32")]
+)
+def test_auto_on_a_cpu_follows_the_probe(monkeypatch, device, pays, expected):
+    monkeypatch.setattr(training, "bfloat16_pays", lambda: pays)
+    assert training.resolve_precision("auto", torch.device(device)) == expected
+
+
+def test_the_probe_is_timed_and_leaves_the_generator_alone(monkeypatch):
+    """A clock that charges bfloat16 (every second measurement) half as much, then as much as float32."""
+    before = torch.get_rng_state()
+    for cost, expected in ((0.5, True), (1.0, False)):
+        training.bfloat16_pays.cache_clear()
+        ticks = iter([0.0, 1.0, 0.0, cost] * 6)
+        monkeypatch.setattr(training.time, "perf_counter", ticks.__next__)
+        assert training.bfloat16_pays() is expected
+    training.bfloat16_pays.cache_clear()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_batch_size_larger_than_the_data_is_refused(shapes):
