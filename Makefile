@@ -1,6 +1,7 @@
 # make run    executes every lesson into build/ and prints what came out     make test       everything CI checks
 # make lab    opens JupyterLab                                               make test-long  the slow checks too
-# make refresh  re-executes the lessons in place (stored outputs)
+# make refresh  re-executes the lessons in place (stored outputs)             make bench      our speed against torchvision's
+# make exercises  executes the solutions and writes the students' copies from them
 #
 # Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux (5 GB); a laptop takes the
 # CPU build instead:   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -15,7 +16,7 @@ READY := $(VENV)/ready
 # Windows, too, reads and prints UTF-8
 export PYTHONUTF8 = 1
 
-.PHONY: run test test-long lab refresh images clean
+.PHONY: run test test-long lab refresh bench exercises images clean
 .DEFAULT_GOAL := run
 
 $(READY): requirements.txt
@@ -40,6 +41,12 @@ lab: $(READY)
 
 refresh: $(READY)
 	$(PY) tests/lessons.py refresh
+
+exercises: $(READY)
+	$(PY) tests/exercises.py
+
+bench: $(READY)
+	$(PY) tests/bench.py
 
 images: $(READY)
 	$(PY) images/draw.py

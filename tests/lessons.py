@@ -1,6 +1,6 @@
 """Executes the lessons from the shell: `run` into build/, with HTML and a summary; `refresh` rewrites the stored outputs.
 
-`refresh` also draws README's table of results anew from results/.
+`refresh` also draws README's tables anew from results/.
 """
 
 import argparse
@@ -87,8 +87,7 @@ def refresh(paths: list[Path]) -> None:
         tidy(notebook)
         nbformat.write(notebook, path)
         print(f"{path.stem}: {seconds:.0f} s")
-    readme = ROOT / "README.md"
-    readme.write_text(with_results_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    refresh_readme()
 
 
 def results_table() -> str:
@@ -115,10 +114,41 @@ def results_table() -> str:
     return "\n".join(lines)
 
 
-def with_results_table(readme: str) -> str:
-    """README with the table between its two markers drawn anew."""
-    pattern = re.compile(r"(<!-- results: begin[^>]*-->\n).*?(\n<!-- results: end -->)", re.DOTALL)
-    return pattern.sub(lambda found: found[1] + results_table() + found[2], readme)
+def bench_table(folder: Path = ROOT / "results" / "bench") -> str:
+    """What `make bench` found, machine by machine, as Markdown tables."""
+    tables = []
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text())
+        environment = report["environment"]
+        lines = [
+            f"{environment['gpu'] or environment['processor']}, {environment['threads']} thread(s), torch "
+            f"{environment['torch']}, {environment['date'][:10]}, on {environment['dataset']}:\n",
+            "| | ours | peer | ours / peer |",
+            "|---|---|---|---|",
+        ]
+        for row in report["rows"]:
+            if "peer" in row:
+                pair = f"{row['ours']:.4g} {row['unit']} | {row['peer']:.4g} {row['unit']} | {row['ratio']:.3g}"
+            else:
+                pair = (
+                    f"{row['ours']:.3g} {row['unit']} | {row['tflops']:.0f} TFLOP/s | {row['share_of_floor']:.0%} of the limit"
+                )
+            lines.append(f"| {row['what']} | {pair} |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def with_tables(readme: str) -> str:
+    """README with the tables between their markers drawn anew."""
+    for name, table in (("results", results_table()), ("bench", bench_table())):
+        pattern = re.compile(rf"(<!-- {name}: begin[^>]*-->\n).*?(\n<!-- {name}: end -->)", re.DOTALL)
+        readme = pattern.sub(lambda found, table=table: found[1] + table + found[2], readme)
+    return readme
+
+
+def refresh_readme() -> None:
+    readme = ROOT / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:

@@ -282,6 +282,7 @@ def test_compiling_leaves_no_trace_in_weights_or_statistics(shapes, monkeypatch)
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("error:torch.compile failed")
 def test_a_compiled_network_learns_the_same(shapes):
     config = dataclasses.replace(CONFIG, epochs=1)
     eager, compiled = small_net(), small_net()
