@@ -50,6 +50,15 @@ def from_first(make: Callable[[], Any]) -> Any:
     return box[0]
 
 
+def first_then_others(make: Callable[[], Any]) -> Any:
+    """`make()` in process 0, and in the others when that is done: one downloads, the others find what it left."""
+    if rank_and_size()[0] == 0:
+        made = make()
+    if dist.is_initialized():
+        dist.barrier()
+    return made if rank_and_size()[0] == 0 else make()
+
+
 def mean(*values: float) -> list[float]:
     """Each value's mean over the processes."""
     _, size = rank_and_size()

@@ -150,8 +150,7 @@ def prepare(config: TrainConfig) -> tuple[TrainConfig, Dataset, nn.Module]:
     """The settings with every "auto" resolved, the data on the device, and the untrained network."""
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
-    distributed.from_first(lambda: load(config.dataset).name)  # of several processes one downloads, the others find
-    dataset = load(config.dataset)
+    dataset = distributed.first_then_others(lambda: load(config.dataset))
     config = dataclasses.replace(config, dataset=dataset.name, device=str(device), precision=precision)
     set_seed(config.seed)
     model = build_model(config.model, len(dataset.classes), **({"zero_gamma": True} if config.zero_gamma else {}))
