@@ -1,10 +1,12 @@
-"""helpers.evaluation against NumPy."""
+"""helpers.evaluation against NumPy, scikit-learn and SciPy."""
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
+from sklearn.calibration import calibration_curve
 
-from helpers.evaluation import evaluate, predict
+from helpers.evaluation import calibration_error, evaluate, fit_temperature, predict, reliability
 from helpers.resnet import resnet20
 
 
@@ -45,3 +47,69 @@ def test_predict_under_autocast_returns_float32(shapes):
     low, full = predict(model, shapes, shapes.val, autocast=autocast), predict(model, shapes, shapes.val)
     assert low.dtype == torch.float32
     assert 0 < (low - full).abs().max() < 0.2 * full.std() + 0.2
+
+
+# --- calibration
+
+
+@pytest.fixture(scope="module")
+def overconfident():
+    """20,000 answers drawn with the probabilities of logits that are then stated 1.7 times too large."""
+    generator = torch.Generator().manual_seed(0)
+    honest = 2 * torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(honest.softmax(dim=1), 1, generator=generator).squeeze(1)
+    return 1.7 * honest, labels
+
+
+@pytest.mark.parametrize("bins", [10, 15])
+def test_reliability_against_scikit_learn(overconfident, bins):
+    logits, labels = overconfident
+    confidence, answer = logits.double().softmax(dim=1).max(dim=1)
+    accuracy, mean_confidence = calibration_curve((answer == labels).numpy(), confidence.numpy(), n_bins=bins)
+    table = reliability(logits, labels, bins)
+    np.testing.assert_allclose(table.accuracy, accuracy)
+    np.testing.assert_allclose(table.confidence, mean_confidence)
+    assert table.pictures.sum() == 20_000
+
+
+@pytest.mark.parametrize("bins", [1, 15, 40])
+def test_calibration_error_by_a_loop_over_bins(overconfident, bins):
+    logits, labels = overconfident[0][:3000].numpy().astype(np.float64), overconfident[1][:3000].numpy()
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    error = 0.0
+    for low in np.arange(bins) / bins:
+        inside = (confidence >= low) & (confidence < low + 1 / bins)
+        if inside.any():
+            error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert calibration_error(overconfident[0][:3000], overconfident[1][:3000], bins) == pytest.approx(error, rel=1e-6)
+
+
+def test_calibration_error_of_known_cases():
+    sure = torch.tensor([[100.0, 0.0], [100.0, 0.0]])  # confidence 1 lies in the last bin, not behind it
+    assert calibration_error(sure, torch.tensor([0, 0])) == 0.0
+    assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0.5)
+    undecided = torch.zeros(4, 2)
+    assert calibration_error(undecided, torch.tensor([0, 1, 0, 1])) == 0.0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1, 20.0])
+def test_temperature_against_scipy(overconfident, scale):
+    logits, labels = scale * overconfident[0].double(), overconfident[1]
+    found = fit_temperature(logits, labels)
+    best = minimize_scalar(lambda t: evaluate(logits / t, labels)[0], bounds=(0.01, 100), method="bounded")
+    assert found == pytest.approx(best.x, rel=1e-3)
+    assert found == pytest.approx(1.7 * scale, rel=0.03)  # what the logits were multiplied by
+
+
+def test_temperature_calibrates(overconfident):
+    logits, labels = overconfident
+    temperature = fit_temperature(logits[:10_000], labels[:10_000])
+    before, after = (calibration_error(logits[10_000:] / t, labels[10_000:]) for t in (1.0, temperature))
+    assert after < 0.02 < 0.05 < before
+
+
+def test_temperature_stays_in_its_range():
+    right = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert fit_temperature(right, torch.tensor([0, 1])) == pytest.approx(0.01)  # always right: as sure as may be
+    assert fit_temperature(right, torch.tensor([1, 0])) == pytest.approx(100)

@@ -1,5 +1,7 @@
 """helpers.plotting: what is drawn is what was given."""
 
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from helpers import plotting
 
@@ -57,9 +60,21 @@ def test_confusion_writes_every_count_and_colours_the_errors():
     assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog"] and ax.get_ylabel() == "true class"
 
 
-def test_show_keeps_the_alternative_text_and_closes(monkeypatch):
+def test_show_keeps_the_alternative_text_and_the_colours_and_closes(monkeypatch):
     displayed = []
-    monkeypatch.setattr(plotting, "display", lambda figure, metadata: displayed.append(metadata))
-    figure, _ = plt.subplots()
-    plotting.show(figure, alt="A line that rises.")
-    assert displayed == [{"image/png": {"alt": "A line that rises."}}] and not plt.fignum_exists(figure.number)
+    monkeypatch.setattr(plotting, "display", lambda content, raw, metadata: displayed.append((content, raw, metadata)))
+    photograph = np.random.RandomState(0).rand(64, 64, 3)  # many colours compete for the 256 of the palette
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3))
+    axes[0].imshow(photograph)
+    for height, colour in enumerate((plotting.PLAIN, plotting.RESIDUAL)):
+        axes[1].axhline(height, color=colour, linewidth=3)
+    plotting.show(figure, alt="Two lines beside a picture.")
+    ((content, raw, metadata),) = displayed
+    assert raw and metadata == {"image/png": {"alt": "Two lines beside a picture."}}
+    assert content["text/plain"] == repr(figure) and not plt.fignum_exists(figure.number)
+    image = Image.open(io.BytesIO(content["image/png"]))
+    assert image.mode == "P" and image.width > 300
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    for colour in (plotting.PLAIN, plotting.RESIDUAL):
+        nearest = np.abs(pixels - 255 * np.array(colour)).max(axis=2)
+        assert (nearest < 12).sum() > 200  # the lines are there in their own colours
