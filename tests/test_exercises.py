@@ -191,6 +191,7 @@ def submission(released: nbformat.NotebookNode, solved: set[str] | None, wrong: 
     return notebook
 
 
+@pytest.mark.filterwarnings("ignore:Object of type:Warning")  # SQLAlchemy, about nbgrader
 @pytest.mark.skipif(sys.platform == "win32", reason="nbgrader's autograder is made for Linux and macOS")
 def test_nbgrader_generates_autogrades_and_scores(tmp_path, monkeypatch):
     source = tmp_path / "source" / GRADED / f"{GRADED}.ipynb"

@@ -122,8 +122,16 @@ def test_points_add_up():
         parts = [int(n) for n in re.findall(r"(?:^- |^|\. )(\d) points?(?=:| for)", answer, re.MULTILINE)]
         each = re.match(r"\D*(\d) points? each", answer)
         assert each or sum(parts) == int(points), (lesson, number, parts)
+    minutes = [
+        int(n)
+        for path in sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb"))
+        for n in re.findall(r"\*\*Time:\*\* (\d+) minutes", path.read_text(encoding="utf-8"))
+    ]
+    assert "about twelve hours" in GUIDE and 11 <= sum(minutes) / 60 <= 13
     marks = re.findall(r"^\| \d (?:lecture|lab|seminar).*\| (\d+) \|$", GUIDE, re.MULTILINE)
     assert len(marks) == 6 and sum(map(int, marks)) == 100
+    rubric = GUIDE.split("| criterion |")[1].split("\n\n")[0]
+    assert sum(int(points) for points in re.findall(r"\| (\d) \|$", rubric, re.MULTILINE)) == 15
 
 
 @pytest.mark.long
@@ -151,7 +159,7 @@ def test_a_lecture_can_be_given(number, lecture, monkeypatch):
 
 def stated(*numbers: str) -> None:
     for number in numbers:
-        assert re.search(rf"(?<![\d.,]){re.escape(number)}(?![\d])", GUIDE), number
+        assert re.search(rf"(?<![\d.,]){re.escape(number)}(?!\d)", re.sub(r"\s+", " ", GUIDE)), number
 
 
 def test_numbers_about_networks():

@@ -160,6 +160,7 @@ WRONG = {
             ),
             ("left = torch.randint(0, w, (n, 1), generator=generator) - size // 2", "left = top", "line"),
             ("x.masked_fill(", "x.masked_fill_(", "changes what it was given"),
+            ("randint(0, h,", "randint(0, h // 2,", "spread evenly"),
             (", 0.0)", ", 0.5)", "other than 0"),
             ("& in_columns", "| in_columns", "rectangle"),
         ],
