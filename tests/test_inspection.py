@@ -290,6 +290,16 @@ def test_a_dropped_block_that_changes_the_shape_keeps_its_shortcut(tried):
         torch.testing.assert_close(dropped(x), block.downsample(x).relu())
 
 
+def test_dropping_bottlenecks():
+    torch.manual_seed(4)
+    x = torch.rand(1, 256, 8, 8)
+    for residual in (True, False):
+        dropped = inspection.drop_blocks(resnet.resnet50(residual=residual).eval(), ["layer1.1"]).layer1[1]
+        assert torch.equal(dropped(x), x)
+    plain = inspection.drop_blocks(resnet.resnet50(residual=False).eval(), ["layer2.0"]).layer2[0]
+    assert torch.equal(plain(x), F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 256)))
+
+
 def test_a_residual_block_is_dropped_by_zero_gamma(tried):
     """Another way to the same network: with scale and offset of its last BatchNorm at 0, F(x) is 0."""
     model = tried[0]
