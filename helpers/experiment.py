@@ -30,6 +30,7 @@ from helpers.training import (
     fit,
     make_autocast,
     predict_together,
+    remove_checkpoint,
     resolve_device,
     resolve_precision,
     set_seed,
@@ -203,13 +204,14 @@ def dry_run(config: TrainConfig) -> str:
 def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool = True) -> dict:
     """Trains, evaluates the last epoch once on the full test set, writes the record into `out`, returns its metrics.
 
-    A checkpoint after every epoch lets the same command go on where it was stopped. With `test_trace` the test accuracy
+    A checkpoint (see `fit`) lets the same command go on where it was stopped. With `test_trace` the test accuracy
     is also noted after each epoch, to show later what choosing an epoch by it would have claimed; nothing is selected.
     Without `use_test` no test picture is looked at: for runs that help to choose a recipe. Raises ValueError where `out`
     already holds anything but this run's checkpoint.
     """
     checkpoint = out / "checkpoint.pt"
-    if distributed.from_first(lambda: out.is_dir() and any(out.iterdir()) and not checkpoint.exists()):
+    names = distributed.from_first(lambda: [path.name for path in out.iterdir()] if out.is_dir() else [])
+    if names and not any(name.startswith(checkpoint.name) for name in names):
         raise ValueError(f"{out} is not empty: choose another --out, or delete it first")
     if not use_test and (test_trace or config.split != "train"):
         raise ValueError("without the test set there is only the validation part to measure on: --split train, no --test-trace")
@@ -233,7 +235,7 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool
     if first > 0:
         return {}
     metrics = write_record(out, config, environment, model, dataset, history, logits)
-    checkpoint.unlink()
+    remove_checkpoint(checkpoint)
     return metrics
 
 
@@ -260,7 +262,7 @@ def write_record(
             writer.writeheader()
             writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
 
-    from safetensors.torch import save_file  # here, so that training alone does not need it
+    from safetensors.torch import save  # here, so that training alone does not need it
 
     write_json("config.json", dataclasses.asdict(config))
     write_json("environment.json", environment)
@@ -274,7 +276,7 @@ def write_record(
         loss, accuracy = evaluate(stored.float(), labels)
         measured |= {f"{part}_accuracy": round(accuracy, 6), f"{part}_loss": round(loss, 6)}
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}  # half the size
-    save_file({k: v.contiguous() for k, v in weights.items()}, out / "model.safetensors")
+    (out / "model.safetensors").write_bytes(save({k: v.contiguous() for k, v in weights.items()}))
     metrics = {
         **{name: getattr(config, name) for name in ("model", "recipe", "dataset", "split", "seed", "epochs")},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -364,10 +366,10 @@ def main(arguments: list[str] | None = None) -> None:
             return
         name = "-".join([config.dataset, config.model, recipe, config.split.replace("+", "-"), f"seed{config.seed}"])
         metrics = run(config, out or ROOT / "results" / name, test_trace, not no_test)
-    except (ValueError, OSError, FloatingPointError) as reason:
+    except (ValueError, OSError, FloatingPointError, MemoryError) as reason:
         sys.exit(f"error: {reason}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from the last finished epoch")
+        sys.exit("stopped; the same command goes on from what was saved")
     for part, words in (("val", "validation part"), ("test", "test set")):
         if f"{part}_accuracy" in metrics:
             accuracy, seconds = metrics[f"{part}_accuracy"], metrics["train_seconds"]

@@ -3,10 +3,13 @@
 import copy
 import math
 import os
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -74,7 +77,13 @@ class TrainConfig:
 
 
 def set_seed(seed: int) -> None:
-    """Seeds torch's generators on every device. On a CPU in float32 a run then repeats bit for bit."""
+    """Seeds torch's generators on every device.
+
+    On a CPU a run then repeats bit for bit (same processor, torch and number of threads), however often it was stopped and
+    resumed; evaluation draws nothing. On a GPU it repeats up to rounding, which grows with the steps, unless
+    `torch.use_deterministic_algorithms(True)` is called first and CUBLAS_WORKSPACE_CONFIG=:4096:8 is set: kernels are then
+    chosen for order, not for speed, and an operation that has no such kernel raises an error.
+    """
     torch.manual_seed(seed)
 
 
@@ -262,6 +271,47 @@ def compile_model(model: nn.Module, images: Tensor, autocast: AbstractContextMan
     return compiled, time.perf_counter() - start
 
 
+@contextmanager
+def memory_advice(config: TrainConfig) -> Iterator[None]:
+    """Says what to try where memory runs out, as a MemoryError."""
+    try:
+        yield
+    except RuntimeError as reason:
+        if isinstance(reason, torch.OutOfMemoryError) or "can't allocate memory" in str(reason):
+            half = f"--batch-size {config.batch_size // 2} --lr {config.lr / 2:g}"
+            raise MemoryError(f"no memory for batches of {config.batch_size} pictures on {config.device}: try {half}") from None
+        raise
+
+
+@contextmanager
+def interrupts_noted(wanted: bool) -> Iterator[list[int]]:
+    """Notes the first Ctrl-C in a list instead of raising it, so that a step can be finished; the second one is raised."""
+    noted: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not (wanted and in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+        yield noted
+        return
+
+    def note(number: int, frame) -> None:
+        noted.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def remaining(batches: Iterable, done: int, interrupts: list[int]) -> Iterator:
+    """The batches after the first `done`, which are made again to draw their randomness, until a Ctrl-C has been noted."""
+    for number, batch in enumerate(batches):
+        if interrupts and number > done:
+            return
+        if number >= done:
+            yield batch
+
+
 def predict_together(model: nn.Module, dataset: Dataset, split: Split, autocast: AbstractContextManager) -> Tensor:
     """`predict`, the work divided among all processes; each gets the logits of the whole split."""
     rank, size = distributed.rank_and_size()
@@ -278,15 +328,19 @@ def fit(
 ) -> list[dict]:
     """Trains `model` for `config.epochs` epochs and returns the history: one dict an epoch, accuracies in 0–1.
 
-    With a `checkpoint` path the state is saved there after each epoch, and a run that finds one goes on from it.
+    With a `checkpoint` path the state is saved there after each epoch, and on Ctrl-C after the current step (of several
+    processes that train together: not at all); a run that finds one goes on from it and ends with the same bits.
     `on_epoch(model, row)` is called after each epoch and may add to the row. Model, data and batches all live on
     `config.device`. With `config.ema` the averaged weights are what is evaluated, and what `model` holds in the end.
-    Raises ValueError for a checkpoint of another run and FloatingPointError where the loss diverges.
+    Raises ValueError for a checkpoint of another run and for data that cannot be learned from, FloatingPointError where the
+    loss diverges, MemoryError where a batch is too large, and OSError where a checkpoint cannot be written.
     """
+    dataset.check()
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # try the convolution kernels once, keep the fastest
+        # try the convolution kernels once, keep the fastest: not always the same one
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         torch.set_float32_matmul_precision("high")  # TensorFloat-32 for what is not computed in 16 bits
     model.to(device, memory_format=torch.channels_last)
     dataset = dataset.to(device)
@@ -300,7 +354,7 @@ def fit(
     )
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     parts |= {"average": average} if average else {}
-    history = load_checkpoint(checkpoint, parts, config) if checkpoint else []
+    history, begun = load_checkpoint(checkpoint, parts, config) if checkpoint else ([], {})
     first = len(history)
 
     learner, compile_seconds = distributed.parallel(model.train()), 0.0
@@ -309,76 +363,136 @@ def fit(
         learner, compile_seconds = compile_model(learner, images, autocast)
     evaluated = average.module if average else model
     criterion, losses = make_criterion(config.label_smoothing)
-    rank, _ = distributed.rank_and_size()
+    rank, processes = distributed.rank_and_size()
 
-    for epoch in range(first, config.epochs):
-        set_seed(config.seed * 100_000 + epoch)  # whatever draws from the global generator is resumed exactly, too
-        start = time.perf_counter()
-        lr = scheduler.get_last_lr()[0]
-        losses.clear()
-        batches = epoch_batches(dataset, config, epoch)
+    with interrupts_noted(checkpoint is not None and processes == 1) as interrupts:
+        for epoch in range(first, config.epochs):
+            set_seed(config.seed * 100_000 + epoch)  # whatever draws from the global generator is resumed exactly, too
+            start = time.perf_counter() - begun.get("seconds", 0.0)
+            lr = begun.get("lr", scheduler.get_last_lr()[0])
+            losses[:] = begun["losses"].to(device) if begun else []
+            batches = epoch_batches(dataset, config, epoch)
+            done = len(losses)
 
-        def report(loss: float, accuracy: float, place=f"epoch {epoch + 1}") -> None:
-            check_finite("train_loss", loss, losses, place, config)
-            bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}")
+            def report(loss: float, accuracy: float, place=f"epoch {epoch + 1}") -> None:
+                check_finite("train_loss", loss, losses, place, config)
+                bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}")
 
-        with tqdm(
-            batches,
-            desc=f"epoch {epoch + 1}/{config.epochs}",
-            unit=" img",
-            unit_scale=config.batch_size,
-            leave=False,
-            disable=not progress or rank > 0,
-        ) as bar:
-            loss, accuracy = train_one_epoch(learner, bar, criterion, optimizer, scheduler, autocast, scaler, report)
-        loss, accuracy = distributed.mean(loss, accuracy)
-        check_finite("train_loss", loss, losses, f"epoch {epoch + 1}", config)
-        for each in (model, average.module) if average else (model,):
-            distributed.average_buffers(each)
-        row = {"epoch": epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
-        if config.split == "train":
-            logits = predict_together(evaluated, dataset, dataset.val, autocast)
-            row["val_loss"], row["val_accuracy"] = evaluate(logits, dataset.val.labels)
-            check_finite("val_loss", row["val_loss"], losses, f"epoch {epoch + 1}", config)
-        row["seconds"] = time.perf_counter() - start
-        if config.compile:
-            row["compile_seconds"] = compile_seconds if epoch == first else 0.0
-        if on_epoch:
-            on_epoch(evaluated, row)
-        history.append(row)
-        if checkpoint and rank == 0:
-            save_checkpoint(checkpoint, parts, config, history)
-        if progress and rank == 0:
-            tqdm.write("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v:3d}" for k, v in row.items()))
+            with (
+                memory_advice(config),
+                tqdm(
+                    batches,
+                    desc=f"epoch {epoch + 1}/{config.epochs}",
+                    unit=" img",
+                    unit_scale=config.batch_size,
+                    leave=False,
+                    disable=not progress or rank > 0,
+                ) as bar,
+            ):
+                steps = remaining(bar, done, interrupts)
+                loss, accuracy = train_one_epoch(learner, steps, criterion, optimizer, scheduler, autocast, scaler, report)
+            loss, accuracy = distributed.mean(loss, accuracy)
+            check_finite("train_loss", loss, losses, f"epoch {epoch + 1}", config)
+            if begun:  # the mean over both parts of the epoch
+                loss = (sum(losses) / len(losses)).item()
+                accuracy += (begun["accuracy"] - accuracy) * done / len(losses)
+                begun = {}
+            if len(losses) < len(batches):  # Ctrl-C
+                seconds = time.perf_counter() - start
+                begun = {"losses": torch.stack(losses), "accuracy": accuracy, "lr": lr, "seconds": seconds}
+                save_checkpoint(checkpoint, parts, config, history, begun)
+                raise KeyboardInterrupt
+            for each in (model, average.module) if average else (model,):
+                distributed.average_buffers(each)
+            row = {"epoch": epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
+            if config.split == "train":
+                logits = predict_together(evaluated, dataset, dataset.val, autocast)
+                row["val_loss"], row["val_accuracy"] = evaluate(logits, dataset.val.labels)
+                check_finite("val_loss", row["val_loss"], losses, f"epoch {epoch + 1}", config)
+            row["seconds"] = time.perf_counter() - start
+            if config.compile:
+                row["compile_seconds"] = compile_seconds if epoch == first else 0.0
+            if on_epoch:
+                on_epoch(evaluated, row)
+            history.append(row)
+            if checkpoint and rank == 0:
+                save_checkpoint(checkpoint, parts, config, history)
+            if interrupts:
+                raise KeyboardInterrupt
+            if progress and rank == 0:
+                tqdm.write("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v:3d}" for k, v in row.items()))
     if average:
         model.load_state_dict(average.module.state_dict())
     return history
 
 
-def save_checkpoint(path: Path, parts: dict, config: TrainConfig, history: list[dict]) -> None:
-    """Writes the state of every part, the settings and the history. The old file stays until the new one is complete."""
+def previous(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ".previous")
+
+
+def save_checkpoint(path: Path, parts: dict, config: TrainConfig, history: list[dict], begun: dict | None = None) -> None:
+    """Writes the state of every part, the settings, the history and what is known of an epoch that was `begun`.
+
+    The file before it is kept, and both stay as they are until the new one is complete. Raises OSError where it cannot be
+    written.
+    """
     state = {name: part.state_dict() for name, part in parts.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
-    torch.save({**state, "config": asdict(config), "history": history}, temporary)
+    try:
+        torch.save({**state, "config": asdict(config), "history": history, "begun": begun or {}}, temporary)
+    except (OSError, RuntimeError) as reason:  # RuntimeError: torch's own writer, on a full disk
+        temporary.unlink(missing_ok=True)
+        problem = str(reason).splitlines()[0]
+        raise OSError(f"{path} could not be written ({problem}): is the disk full? The last one is kept") from None
+    if path.exists():
+        os.replace(path, previous(path))
     os.replace(temporary, path)
 
 
-def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> list[dict]:
-    """Puts a saved state back into the parts, and returns its history: empty where nothing has been saved yet.
+def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> tuple[list[dict], dict]:
+    """Puts a saved state back into the parts; returns its history and what was saved of an epoch in progress, or [], {}.
 
-    Raises ValueError where the file is damaged or belongs to another run. Of several processes the first one reads.
+    A damaged file is named in a warning, and the one before it takes its place. Raises ValueError where none is readable, or
+    where it belongs to another run. Of several processes the first one reads.
     """
-    if not distributed.from_first(path.exists):
-        return []
-    try:
-        saved = distributed.from_first(lambda: torch.load(path, map_location="cpu", weights_only=True))
-        there = saved["config"]
-    except Exception as reason:  # torch raises many kinds for a file that is no checkpoint
-        raise ValueError(f"{path} is no readable checkpoint ({type(reason).__name__}): delete it to start anew") from None
+
+    def read() -> dict | None:
+        files = [file for file in (path, previous(path)) if file.exists()]
+        for file in files:
+            try:
+                with zipfile.ZipFile(file) as stored:  # torch.load does not compare checksums
+                    if stored.testzip():
+                        raise zipfile.BadZipFile
+                saved = torch.load(file, map_location="cpu", weights_only=True)
+                saved["config"].get, saved["history"].append, *(saved[name] for name in parts)  # is it one of ours?
+            except Exception as reason:  # torch raises many kinds for a file that is no checkpoint
+                problem = f"{file} is no readable checkpoint ({type(reason).__name__})"
+                if file == files[-1]:
+                    raise ValueError(f"{problem}: delete it to start anew") from None
+                warnings.warn(f"{problem}: going on from the one before it", stacklevel=2)
+                continue
+            if file != path and path.exists():
+                os.replace(file, path)
+            return saved
+        return None
+
+    saved = distributed.from_first(read)
+    if saved is None:
+        return [], {}
+    there = saved["config"]
     differing = [f"{k} {there.get(k)!r} there, {v!r} here" for k, v in asdict(config).items() if there.get(k) != v]
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): choose another folder or delete it")
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
-    return saved["history"]
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+    except (RuntimeError, ValueError, KeyError, TypeError) as reason:
+        raise ValueError(f"{path} does not fit this network ({str(reason).splitlines()[0]}): delete it to start anew") from None
+    return saved["history"], saved.get("begun", {})
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Removes what `save_checkpoint` left, `path` itself last: a run killed meanwhile is taken up again."""
+    for file in (path.with_name(path.name + ".part"), previous(path), path):
+        file.unlink(missing_ok=True)

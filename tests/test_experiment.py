@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -112,6 +113,21 @@ def test_the_recipes_are_named_after_themselves_and_can_be_planned():
     assert RECIPES["paper"].epochs * (50_000 // 128) == pytest.approx(64_000, rel=0.002)
 
 
+def test_options_reach_the_network_before_it_is_trained(quick):
+    plain, zero, whitened = (
+        experiment.prepare(
+            training.TrainConfig(model="resnet9", dataset="shapes", device="cpu", precision="float32", **options)
+        )[2]
+        for options in ({}, {"zero_gamma": True}, {"whiten": True})
+    )
+    assert plain.layer1[-1].bn2.weight.min() == 1 and not zero.layer1[-1].bn2.weight.any()
+    x = quick.normalize(quick.train.images)
+    answers = whitened.conv1(x).transpose(0, 1).flatten(1)
+    correlation = torch.corrcoef(answers[: answers.shape[0] // 2])
+    assert (correlation - torch.eye(len(correlation))).abs().max() < 0.2
+    assert not whitened.conv1.weight.requires_grad and plain.conv1.weight.requires_grad
+
+
 def test_the_seed_decides_the_initial_weights(quick, tmp_path, monkeypatch):
     started = []
 
@@ -146,6 +162,54 @@ def test_an_interrupted_command_goes_on_and_ends_with_the_same_record(quick, tmp
     one, other = read_run(tmp_path / "undisturbed"), read_run(tmp_path / "stopped")
     assert torch.equal(one["test_logits"], other["test_logits"])
     assert one["history"].drop(columns="seconds").equals(other["history"].drop(columns="seconds"))
+
+
+def test_what_a_kill_during_the_first_save_leaves_is_no_obstacle(quick, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "checkpoint.pt.part").write_bytes(b"half")
+    main([*QUICK, "--out", str(out)])
+    assert read_run(out)["metrics"]["epochs"] == 2 and not [*out.glob("checkpoint*")]
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(quick, tmp_path, capsys, monkeypatch):
+    out, save, saved = tmp_path / "run", torch.save, []
+
+    def full_at_the_second(state, file):
+        saved.append(file)
+        if len(saved) == 2:
+            file.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, file)
+
+    monkeypatch.setattr(torch, "save", full_at_the_second)
+    assert "No space left on device" in fails(capsys, *QUICK, "--out", out)
+    assert [path.name for path in out.iterdir()] == ["checkpoint.pt"]
+    assert len(torch.load(out / "checkpoint.pt", weights_only=True)["history"]) == 1
+    main([*QUICK, "--out", str(out)])
+    assert [row.epoch for row in read_run(out)["history"].itertuples()] == [1, 2]
+
+
+def test_a_disk_full_while_the_record_is_written_keeps_the_checkpoint(quick, tmp_path, capsys, monkeypatch):
+    out, write = tmp_path / "run", Path.write_bytes
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert "No space left on device" in fails(capsys, *QUICK, "--out", out)
+    assert (out / "checkpoint.pt").exists() and not (out / "metrics.json").exists()
+    monkeypatch.setattr(Path, "write_bytes", write)
+    main([*QUICK, "--out", str(out)])
+    assert read_run(out)["metrics"]["epochs"] == 2
+
+
+def test_too_little_memory_is_one_line(quick, tmp_path, capsys, monkeypatch):
+    def forward(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr(training.F, "cross_entropy", forward)
+    assert "try --batch-size 16 --lr 0.1" in fails(capsys, *QUICK, "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

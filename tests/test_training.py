@@ -1,8 +1,14 @@
 """helpers.training against closed forms, an independent loop, and interruption."""
 
 import dataclasses
+import errno
 import math
+import os
+import pickle
+import signal
+import threading
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +115,16 @@ def test_weight_decay_spares_norms_and_biases():
     assert {id(p) for p in spared["params"]} == {id(p) for p in model.parameters() if p.ndim == 1}
 
 
+def test_the_random_streams_are_those_of_the_recorded_runs(shapes, monkeypatch):
+    """Another stream would be as good, but the recorded commands would no longer repeat their runs."""
+    config, seeds = dataclasses.replace(CONFIG, seed=3), []
+    for epoch in range(2):
+        assert epoch_batches(shapes, config, epoch).generator.initial_seed() == 300_000 + epoch
+    monkeypatch.setattr(training, "set_seed", seeds.append)
+    fit(small_net(), shapes, config, progress=False)
+    assert seeds[-2:] == [300_000, 300_001]
+
+
 def test_the_optimizer_follows_the_settings():
     for momentum in (0.9, 0.0):
         config = dataclasses.replace(CONFIG, lr=0.07, momentum=momentum)
@@ -199,7 +215,7 @@ def test_the_host_asks_for_numbers_every_50_steps(monkeypatch):
     model, reports = small_net(), []
     optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    batches = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64))] * 120
+    batches = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64))] * 150
     train_one_epoch(
         model,
         batches,
@@ -210,7 +226,7 @@ def test_the_host_asks_for_numbers_every_50_steps(monkeypatch):
         GradScaler(enabled=False),
         lambda *r: reports.append(r),
     )
-    assert len(reports) == 2 and len(asked) == 2 * 2 + 2  # loss and accuracy at steps 50 and 100, and at the end
+    assert len(reports) == 3 and len(asked) == 3 * 2 + 2  # loss and accuracy at steps 50, 100 and 150, and at the end
 
 
 # --- fit
@@ -391,17 +407,275 @@ def test_a_file_of_something_else_is_named(shapes, tmp_path):
 def test_a_failed_save_leaves_the_old_checkpoint(shapes, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     fit(small_net(), shapes, CONFIG, path, progress=False)
-    assert list(tmp_path.iterdir()) == [path]  # nothing temporary is left
+    assert sorted(tmp_path.iterdir()) == [path, training.previous(path)]  # the last two, and nothing temporary
     before = path.read_bytes()
 
     def full_disk(state, file):
         file.write_bytes(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="checkpoint.pt could not be written .*No space left on device.*The last one is kept"):
         training.save_checkpoint(path, {}, CONFIG, [])
-    assert path.read_bytes() == before
+    assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == [path, training.previous(path)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_disk_that_is_really_full(shapes, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    fit(small_net(), shapes, CONFIG, path, progress=False)
+    before = path.read_bytes()
+    path.with_name("checkpoint.pt.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="checkpoint.pt could not be written .*is the disk full") as stop:
+        training.save_checkpoint(path, {"model": small_net()}, CONFIG, [])
+    assert "\n" not in str(stop.value)
+    assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == [path, training.previous(path)]
+
+
+def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(shapes, tmp_path):
+    config, path = dataclasses.replace(CONFIG, epochs=3), tmp_path / "checkpoint.pt"
+    undisturbed = small_net()
+    history = fit(undisturbed, shapes, config, path, progress=False)
+    whole = path.read_bytes()
+    saved = [len(torch.load(file, weights_only=True)["history"]) for file in (path, training.previous(path))]
+    assert saved == [3, 2]
+    for damaged in (whole[: len(whole) // 2], b"", whole[:5000] + bytes(4000) + whole[9000:]):
+        path.write_bytes(damaged)
+        model = small_net()
+        with pytest.warns(UserWarning, match=r"checkpoint.pt is no readable checkpoint .*going on from the one before it"):
+            again = fit(model, shapes, config, path, progress=False)
+        assert equal(model, undisturbed) and [row["train_loss"] for row in again] == [row["train_loss"] for row in history]
+        saved = [len(torch.load(file, weights_only=True)["history"]) for file in (path, training.previous(path))]
+        assert saved == [3, 2]  # the good one was not overwritten by the damaged one
+    path.unlink()  # as if killed between two renames
+    model = small_net()
+    fit(model, shapes, config, path, progress=False)
+    assert equal(model, undisturbed)
+    for file in (path, training.previous(path)):
+        file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="checkpoint.pt.previous is no readable checkpoint"):
+        fit(small_net(), shapes, config, path, progress=False)
+    training.remove_checkpoint(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Evil:
+    def __init__(self, place):
+        self.place = place
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.place),))
+
+
+@pytest.mark.parametrize(
+    "kind", ["list", "number", "empty", "pickle", "evil", "evil in a state", "no history", "other shapes", "text"]
+)
+def test_a_bad_checkpoint_is_one_line_and_nothing_in_it_is_run(shapes, tmp_path, kind):
+    path, evil = tmp_path / "checkpoint.pt", tmp_path / "evil"
+    fit(small_net(), shapes, CONFIG, path, progress=False)
+    good = torch.load(path, weights_only=True)
+    training.remove_checkpoint(path)
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Evil(evil)))
+    elif kind == "text":
+        path.write_text("my notes")
+    else:
+        torch.save(
+            {
+                "list": [1, 2],
+                "number": 7,
+                "empty": {},
+                "evil": Evil(evil),
+                "evil in a state": good | {"optimizer": Evil(evil)},
+                "no history": {k: v for k, v in good.items() if k != "history"},
+                "other shapes": good | {"model": resnet20().state_dict()},
+            }[kind],
+            path,
+        )
+    before = path.read_bytes()
+    words = "does not fit this network" if kind == "other shapes" else r"is no readable checkpoint \("
+    with pytest.raises(ValueError, match=f"checkpoint.pt {words}.*delete it to start anew") as stop:
+        fit(small_net(), shapes, CONFIG, path, progress=False)
+    assert "\n" not in str(stop.value) and not evil.exists() and path.read_bytes() == before
+
+
+# --- Ctrl-C, and memory
+
+
+def ctrl_c(monkeypatch, steps: set[int]) -> list[int]:
+    """Sends this process SIGINT during these steps, counted over everything that follows; returns where they are counted."""
+    make, seen = training.make_criterion, []
+
+    def make_criterion(smoothing):
+        criterion, losses = make(smoothing)
+
+        def counting(logits, labels):
+            seen.append(len(seen))
+            if seen[-1] in steps:
+                signal.raise_signal(signal.SIGINT)
+            return criterion(logits, labels)
+
+        return counting, losses
+
+    monkeypatch.setattr(training, "make_criterion", make_criterion)
+    return seen
+
+
+@pytest.fixture
+def default_sigint():
+    """As in a terminal: a shell without job control lets its background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+INTERRUPTED = [dataclasses.replace(RECIPES[recipe], model="resnet20", **LONG_RUN) for recipe in ("laptop", "resnet50-97")]
+INTERRUPTED += [dataclasses.replace(CONFIG, **LONG_RUN | {"precision": "float16"})]
+
+
+@pytest.mark.usefixtures("default_sigint")
+@pytest.mark.parametrize("config", INTERRUPTED, ids=lambda config: f"{config.recipe} {config.precision}")
+def test_ctrl_c_saves_after_the_step_and_the_run_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, config):
+    """In the middle of an epoch, in its first and last step, twice in one epoch; 5 steps an epoch."""
+    shapes = dataclasses.replace(shapes, train=shapes.train[:160], val=shapes.val[:10])
+    if config.split == "train+val":
+        shapes = dataclasses.replace(shapes, train=shapes.train[:150])
+    path = tmp_path / "checkpoint.pt"
+
+    def run(checkpoint=None):
+        model = small_net()
+        return model, fit(model, shapes, config, checkpoint, progress=False)
+
+    undisturbed, history = run()
+    seen = ctrl_c(monkeypatch, {0, 2, 4, 7})
+    for done in (1, 3, 5, 8):
+        with pytest.raises(KeyboardInterrupt):
+            run(path)
+        assert len(seen) == done  # the step in progress was finished, and no other begun
+        saved = torch.load(path, weights_only=True)
+        assert len(saved["history"]) == done // 5 and saved["scheduler"]["last_epoch"] == done
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed, again = run(path)
+    assert len(seen) == 15 and equal(undisturbed, resumed)
+    assert [row["lr"] for row in history] == [row["lr"] for row in again]
+    for name in ("train_loss", "train_accuracy", *(["val_loss"] if config.split == "train" else [])):
+        assert [row[name] for row in again] == pytest.approx([row[name] for row in history], abs=1e-6)
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_the_time_of_both_parts_of_an_epoch_counts(shapes, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    ctrl_c(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_net(), shapes, CONFIG, path, progress=False)
+    saved = torch.load(path, weights_only=True)
+    saved["begun"]["seconds"] += 1000
+    torch.save(saved, path)
+    first, second = fit(small_net(), shapes, CONFIG, path, progress=False)
+    assert 1000 < first["seconds"] < 1100 and second["seconds"] < 100
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_a_second_ctrl_c_and_one_without_a_checkpoint_stop_at_once(shapes, tmp_path, monkeypatch):
+    seen = ctrl_c(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_net(), shapes, CONFIG, progress=False)
+    assert len(seen) == 3
+    with training.interrupts_noted(True) as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_a_handler_of_somebody_else_and_other_threads_are_left_alone():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with training.interrupts_noted(True) as interrupts:
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            signal.raise_signal(signal.SIGINT)
+        assert interrupts == [] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    entered = []
+
+    def elsewhere():
+        with training.interrupts_noted(True) as interrupts:
+            entered.append(interrupts)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert entered == [[]]
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_divergence_after_a_resume_names_the_step_of_the_epoch(shapes, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    ctrl_c(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_net(), shapes, CONFIG, path, progress=False)
+    saved = torch.load(path, weights_only=True)
+    saved["model"]["5.bias"][:] = math.nan
+    torch.save(saved, path)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 4 "):
+        fit(small_net(), shapes, CONFIG, path, progress=False)
+
+
+class Hungry(nn.Module):
+    """Fails as a GPU does, or asks the CPU for more memory than any has."""
+
+    def __init__(self, gpu: bool):
+        super().__init__()
+        self.layer, self.gpu = nn.Linear(1, 1), gpu
+
+    def forward(self, x):
+        if self.gpu:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return torch.empty(1 << 58)
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_out_of_memory_says_what_to_try(shapes, gpu):
+    with pytest.raises(MemoryError, match=r"^no memory for batches of 64 pictures on cpu: try --batch-size 32 --lr 0.05$"):
+        fit(Hungry(gpu), shapes, CONFIG, progress=False)
+
+
+def test_other_errors_pass_as_they_are(shapes):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(7, 10)), shapes, CONFIG, progress=False)
+
+
+# --- what repeats
+
+
+def test_neither_evaluation_nor_deterministic_algorithms_change_a_run(shapes, monkeypatch):
+    """Evaluation in however many batches draws nothing; PyTorch's deterministic mode finds every operation it needs."""
+    config = dataclasses.replace(CONFIG, ema=0.9, mixing=0.5, cutout=8)
+    one, other, third = small_net(), small_net(), small_net()
+    history = fit(one, shapes, config, progress=False)
+    predict, sizes = training.predict, []
+
+    def in_other_batches(model, dataset, split, **options):
+        sizes.append(len(split))
+        return predict(model, dataset, split, batch_size=7, **options)
+
+    monkeypatch.setattr(training, "predict", in_other_batches)
+    again = fit(other, shapes, config, progress=False)
+    assert sizes == [100, 100] and equal(one, other)
+    assert [row["train_loss"] for row in history] == [row["train_loss"] for row in again]
+    fit(third, dataclasses.replace(shapes, val=shapes.val[:3]), config, progress=False)
+    assert equal(one, third)
+    torch.use_deterministic_algorithms(True)
+    try:
+        third = small_net()
+        fit(third, shapes, config, progress=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert equal(one, third)
 
 
 # --- settings, device, precision
