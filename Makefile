@@ -1,7 +1,7 @@
 # make run    executes every lesson into build/ and prints what came out     make test       everything CI checks
 # make lab    opens JupyterLab                                               make test-long  the slow checks too
 # make refresh  re-executes the lessons in place (stored outputs)             make bench      our speed against torchvision's
-# make exercises  executes the solutions and writes the students' copies from them
+# make exercises  executes the solutions, writes the students' copies         make mutants    plants faults, counts those that tests catch
 #
 # Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux (5 GB); a laptop takes the
 # CPU build instead:   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,7 +16,7 @@ READY := $(VENV)/ready
 # Windows, too, reads and prints UTF-8
 export PYTHONUTF8 = 1
 
-.PHONY: run test test-long lab refresh bench exercises images clean
+.PHONY: run test test-long mutants lab refresh bench exercises images clean
 .DEFAULT_GOAL := run
 
 $(READY): requirements.txt
@@ -35,6 +35,9 @@ test: $(READY)
 
 test-long: $(READY)
 	$(PY) -m pytest
+
+mutants: $(READY)
+	$(PY) tests/mutants.py
 
 lab: $(READY)
 	$(PY) -m jupyter lab notebooks
