@@ -173,10 +173,10 @@ def train_one_epoch(
     model.train()
     loss_sum, correct, seen = 0.0, 0, 0
     for step, (images, labels) in enumerate(batches, start=1):  # (N, 3, H, W); (N,), of mixed pictures (N, num_classes)
+        optimizer.zero_grad()  # here, so that the last step's gradients take no memory during the forward pass
         with autocast:
             logits = model(images)  # (N, num_classes)
             loss = criterion(logits, labels)
-        optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

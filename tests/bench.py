@@ -268,7 +268,7 @@ def bench(batch_size: int, rounds: int, device: torch.device, precision: str) ->
 
     print("peak memory", file=sys.stderr, flush=True)
     for ours, setting in (("usual", "both NCHW, float32"), (precision, f"ours channels last, {precision}")):
-        peak = {who: [peak_memory(who, batch_size, device, ours)] for who in ("ours", "peer")}
+        peak = {who: [peak_memory(who, batch_size, device, ours) for _ in range(3)] for who in ("ours", "peer")}
         add(f"peak memory of that step: {setting}", "MiB", peak, "ours", "peer")
     if device.type == "cuda":
         rows += gpu_rows(device, precision)
