@@ -84,7 +84,7 @@ class Dataset:
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32 with mean 0 and variance 1 per channel (over the training set), channels last."""
         scale, offset = self._scale_and_offset
-        return torch.addcmul(offset, images.to(torch.float32, memory_format=torch.channels_last), scale)
+        return torch.addcmul(offset, images.float(), scale).contiguous(memory_format=torch.channels_last)
 
     @cached_property  # made once: a copy to a GPU would let the host wait in every step
     def _scale_and_offset(self) -> tuple[Tensor, ...]:
