@@ -89,6 +89,8 @@ def test_calibration_error_of_known_cases():
     sure = torch.tensor([[100.0, 0.0], [100.0, 0.0]])  # confidence 1 lies in the last bin, not behind it
     assert calibration_error(sure, torch.tensor([0, 0])) == 0.0
     assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0.5)
+    nearly = torch.stack([sure[0], torch.tensor([0.95, 0.05]).log()])  # confidence 1 and wrong, 0.95 and right
+    assert calibration_error(nearly, torch.tensor([1, 0]), bins=10) == pytest.approx(abs(0.5 - 0.975))  # one bin, not two
     undecided = torch.zeros(4, 2)
     assert calibration_error(undecided, torch.tensor([0, 1, 0, 1])) == 0.0
 

@@ -416,6 +416,13 @@ def test_what_is_no_picture_is_refused_in_one_line(tmp_path, name, recwarn):
     assert "\n" not in str(caught.value) and not recwarn.list
 
 
+def test_a_picture_of_a_hundred_megapixels_is_refused(recwarn):
+    """Pillow warns from 89 megapixels and refuses from twice as many: here both are one line, before anything is decoded."""
+    with pytest.raises(ValueError, match="no readable .*Bomb"):
+        inspection.read_picture(encode(Image.new("1", (10_000, 10_000))))
+    assert not recwarn.list
+
+
 def test_paths_that_lead_nowhere(tmp_path):
     with pytest.raises(FileNotFoundError):
         inspection.read_picture(tmp_path / "gone.png")
