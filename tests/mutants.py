@@ -21,6 +21,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,7 +140,12 @@ TAUGHT_CHOSEN = [
     ),
 ]
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT = {
+    "resnet.ResNet9.__init__.conv_pool: True → False": "a ReLU that is not in place takes more memory and gives the same",
+    "data.append: 16 → 17": "the size of the pieces that are read from the network",
+    "training.bfloat16_pays: False → True": "a bias in the layer whose speed is measured",
+    "data.read_cifar10: 1 → 2": "NumPy takes any negative size, -2 as well as -1, for the one that it has to find",
+}
 
 
 @dataclass(frozen=True)
@@ -296,25 +302,90 @@ def all_mutants() -> list[Mutant]:
 # --- one fault
 
 
-def concerned(mutant: Mutant) -> list[list[str]]:
-    """The arguments of pytest, one list after the other until a test fails."""
+Survey = dict[str, tuple[float, list[str]]]  # for each test that passes: its seconds, and the functions of helpers/ it calls
+
+SURVEYED = ("data", "training", "experiment", "evaluation", "inspection", "plotting", "resnet")
+AFTER = {"data": ["training"], "training": ["experiment"], "evaluation": ["training"], "resnet": ["training", "experiment"],
+         "experiment": ["training"]}  # fmt: skip
+
+
+def concerned(mutant: Mutant, survey: Survey) -> list[list[str]]:
+    """The arguments of pytest, one list after the other until a test fails.
+
+    For a function in helpers/: the tests that call it, in its own test file and in one of those that build on it, the
+    quickest first; for a constant: all in these files.
+    """
     if mutant.file.startswith("notebooks/"):
         lesson = mutant.place
         nbval = ["-p", "nbval", "--nbval", "--nbval-cell-timeout=600", mutant.file]
-        return [["-p", "no:nbval", "tests/test_notebooks.py", "-k", lesson], nbval]
+        return [["-p", "no:nbval", "tests/test_notebooks.py", "-k", f"taught_definitions and {lesson}"], nbval]
     module, _, function = mutant.place.partition(".")
-    plain = ["-p", "no:nbval"]
-    if module == "data":
-        source = (ROOT / "tests" / "test_data.py").read_text(encoding="utf-8")
-        served = " or ".join(re.findall(r"^def (test_\w+)\((?:nowhere, )?server", source, re.MULTILINE))
-        code = (ROOT / "helpers" / "data.py").read_text(encoding="utf-8")
-        downloading = code[code.index("\ndef download_cifar10") : code.index("\n# --- batches")]
-        if f"def {function.split('.')[0]}(" in downloading or not function:
-            return [[*plain, "tests/test_data.py", "-k", served], [*plain, "tests/test_data.py", "-k", f"not ({served})"]]
-        return [[*plain, "tests/test_data.py", "-k", f"not ({served})"], [*plain, "tests/test_training.py"]]
-    after = {"training": ["experiment"], "evaluation": ["training"], "resnet": ["training"], "experiment": ["training"]}
-    names = [module, *after.get(module, [])]
-    return [[*plain, f"tests/test_{name}.py", "-k", "not committed_record"] for name in names]  # records are no code
+    names = [f"tests/test_{name}.py" for name in [module, *AFTER.get(module, [])]]
+    if module not in SURVEYED:
+        return [["-p", "no:nbval", *names]]
+    tests = [test for test in sorted(survey, key=lambda test: survey[test][0]) if test.split("::")[0] in names]
+    calling = [t for t in tests if any(f"{name}.".startswith(f"{mutant.place}.") for name in survey[t][1])]
+    return [["-p", "no:nbval", *(calling or tests)]] if tests else []
+
+
+class Watch:
+    """A pytest plugin: which functions of helpers/ does each test call? What a fixture calls counts for its whole file."""
+
+    def __init__(self):
+        self.called, self.shared, self.seconds = {}, {}, {}
+
+    def noting(self, names: set[str]):
+        folder = str(COPY / "helpers") + os.sep
+
+        def note(frame, event, argument):
+            code = frame.f_code
+            if event == "call" and code.co_filename.startswith(folder):
+                names.add(f"{Path(code.co_filename).stem}.{code.co_qualname.replace('<locals>.', '')}")
+
+        @contextlib.contextmanager
+        def on():
+            threading.setprofile(note)
+            sys.setprofile(note)
+            try:
+                yield
+            finally:
+                sys.setprofile(None)
+                threading.setprofile(None)
+
+        return on()
+
+    def watch(self, item, names):
+        with self.noting(names):
+            yield
+
+    def pytest_runtest_setup(self, item):
+        yield from self.watch(item, self.shared.setdefault(item.nodeid.split("::")[0], set()))
+
+    def pytest_runtest_call(self, item):
+        yield from self.watch(item, self.called.setdefault(item.nodeid, set()))
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" and report.passed:
+            self.seconds[report.nodeid] = report.duration
+
+    def survey(self) -> Survey:
+        shared = {test: self.shared.get(test.split("::")[0], set()) for test in self.seconds}
+        return {test: (seconds, sorted(self.called[test] | shared[test])) for test, seconds in self.seconds.items()}
+
+
+def look_at(module: str) -> Survey:
+    """The survey of one test file, by one run of it as it is."""
+    log, result = COPY.with_name(COPY.name + ".log"), COPY.with_name(f"{COPY.name}.{module}.json")
+    run_tests(["-p", "no:nbval", f"tests/test_{module}.py"], log, result)
+    return json.loads(result.read_text())
+
+
+def pytest_hooks(watch: Watch) -> Watch:
+    import pytest
+
+    for name in ("pytest_runtest_setup", "pytest_runtest_call"):
+        setattr(Watch, name, pytest.hookimpl(hookwrapper=True)(getattr(Watch, name)))
+    return watch
 
 
 COPY: Path  # each worker's own copy of the repository
@@ -327,7 +398,7 @@ def make_copy() -> None:
     shutil.copytree(ROOT, COPY, dirs_exist_ok=True, ignore=ignored)
 
 
-def run_tests(arguments: list[str], log: Path) -> int:
+def run_tests(arguments: list[str], log: Path, survey: Path | None = None) -> int:
     """pytest's exit status, in a process forked from this one, which has imported torch already; -1 when time is up."""
     child = os.fork()
     if child == 0:
@@ -346,8 +417,21 @@ def run_tests(arguments: list[str], log: Path) -> int:
             ]
             import pytest
 
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-o", "addopts=", "-m", "not long", "--tb=line"]
-            status = int(pytest.main([*options, f"--basetemp={COPY}-tmp", *arguments]))
+            plugin = pytest_hooks(Watch()) if survey else None
+            options = [
+                *([] if survey else ["-x"]),
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "addopts=",
+                "-m",
+                "not long",
+                "--tb=line",
+            ]
+            status = int(pytest.main([*options, f"--basetemp={COPY}-tmp", *arguments], plugins=[plugin] if survey else []))
+            if survey:
+                survey.write_text(json.dumps(plugin.survey()))
         finally:
             os._exit(status)
     deadline = time.monotonic() + LIMIT
@@ -371,12 +455,13 @@ def passes(arguments: list[str], failed: list[str], log: Path) -> bool:
     return note.read_text() == "passes"
 
 
-def judge(mutant: Mutant) -> tuple[Mutant, str, str, float]:
+def judge(task: tuple[Mutant, Survey]) -> tuple[Mutant, str, str, float]:
     """caught, survived or broken (the test fails without the fault, too), by what, and the seconds it took."""
+    mutant, survey = task
     start, path, log = time.monotonic(), COPY / mutant.file, COPY.with_name(COPY.name + ".log")
     original = path.read_text(encoding="utf-8")
     verdict, by = "survived", ""
-    for arguments in concerned(mutant):
+    for arguments in concerned(mutant, survey):
         path.write_text(mutant.content, encoding="utf-8")
         try:
             status = run_tests(arguments, log)
@@ -414,7 +499,12 @@ def main() -> None:
         os.environ["MUTANTS_FOLDER"] = folder
         results = []
         with multiprocessing.get_context("fork").Pool(options.workers, make_copy) as pool:
-            for mutant, verdict, by, seconds in pool.imap_unordered(judge, mutants, chunksize=1):
+            print(f"{len(mutants)} faults; first: which test calls what, as long as nothing is changed", flush=True)
+            survey = {}
+            for part in pool.imap_unordered(look_at, SURVEYED, chunksize=1):
+                survey |= part
+            tasks = [(mutant, survey) for mutant in mutants]
+            for mutant, verdict, by, seconds in pool.imap_unordered(judge, tasks, chunksize=1):
                 results.append((mutant, verdict))
                 print(f"{len(results):3d}/{len(mutants)} {verdict:8} {seconds:4.0f} s  {mutant.kind}: {mutant.name}"
                       + (f"  [{by}]" if by else ""), flush=True)  # fmt: skip

@@ -20,6 +20,25 @@ def f(x: int = 3) -> int:
 '''
 
 
+SURVEY = {f"tests/test_{name}.py::test": (0.1, []) for name in mutants.HELPERS}
+
+
+def test_the_quickest_tests_that_call_a_function_come_first():
+    survey = {
+        "tests/test_data.py::slow": (3.0, ["data.load", "data.Batches.__iter__"]),
+        "tests/test_data.py::quick": (0.1, ["data.load"]),
+        "tests/test_data.py::other": (0.2, ["data.loads"]),
+        "tests/test_resnet.py::load": (0.1, ["data.load"]),
+    }
+
+    def tests(place):
+        return mutants.concerned(mutants.Mutant("", "helpers/data.py", "", "", place), survey)[0][2:]
+
+    assert tests("data.load") == ["tests/test_data.py::quick", "tests/test_data.py::slow"]
+    assert tests("data.Batches") == ["tests/test_data.py::slow"]
+    assert len(tests("data.")) == 3
+
+
 def test_every_operator_finds_its_places_and_nothing_else():
     found = {(SOURCE[start:end], new) for _, start, end, new in mutants.sites(SOURCE, skip=("RECIPES",))}
     assert found == {
@@ -48,7 +67,7 @@ def test_enough_faults_are_planted_and_each_is_one():
     assert len({mutant.content for mutant in found}) == len(found)
     for mutant in found:
         original = (ROOT / mutant.file).read_text(encoding="utf-8")
-        assert mutant.content != original and len(mutants.concerned(mutant)) >= 1
+        assert mutant.content != original and len(mutants.concerned(mutant, SURVEY)) >= 1
         if mutant.file.endswith(".py"):
             assert ast.dump(ast.parse(mutant.content)) != ast.dump(ast.parse(original)), mutant.name
     assert [mutant.name for mutant in mutants.all_mutants()] == [mutant.name for mutant in found]
