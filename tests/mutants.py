@@ -30,7 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 HELPERS = ("data", "training", "experiment", "evaluation", "inspection", "plotting", "resnet", "distributed")
 RANDOM_HELPERS, RANDOM_TAUGHT, SEED = 45, 10, 2015
-LIMIT = 900  # seconds for one fault: a test that never ends has caught it, too
+LIMIT = 300  # seconds for one fault: a test that never ends has caught it, too
 
 # module, text, what takes its place (at the first occurrence), name
 CHOSEN = [

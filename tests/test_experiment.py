@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from helpers import data, experiment, training
 from helpers.evaluation import predict
@@ -76,6 +77,7 @@ def test_a_run_and_its_record(quick, tmp_path, capsys, monkeypatch):
 
     logits = predict(load_model(out), quick, quick.test)
     torch.testing.assert_close(logits, run["test_logits"], rtol=1e-2, atol=1e-2)  # weights are kept in float16
+    assert {value.dtype for value in load_file(out / "model.safetensors").values()} == {torch.float16, torch.int64}
     (out / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="keeps no weights"):
         load_model(out)
@@ -102,6 +104,14 @@ def test_a_dry_run_plans_measures_and_writes_nothing(quick, tmp_path, capsys, mo
     validation = 3 * 20 / 16 / 3  # steps' worth: a third of a step per batch
     assert minutes == pytest.approx((12 + validation) * per_step / 60, abs=0.06) and per_step > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("split, minutes", [("train", 13.2), ("train+val", 15.0)])  # 12 steps and validation, or 15 steps
+def test_a_dry_run_counts_every_step_and_validation(quick, monkeypatch, split, minutes):
+    """A step of one minute; batches of 16 from 64 or 84 pictures; validation of 20: a third of a step per batch."""
+    monkeypatch.setattr(experiment, "fit", lambda model, few, config, **_: [{"seconds": 60.0 * len(few.train) / 16}])
+    plan = experiment.dry_run(dataclasses.replace(RECIPES["shapes"], epochs=3, batch_size=16, split=split, precision="float32"))
+    assert float(re.search(r"about ([\d.]+) minutes", plan)[1]) == pytest.approx(minutes, abs=0.1)
 
 
 def test_the_recipes_are_named_after_themselves_and_can_be_planned():

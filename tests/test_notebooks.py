@@ -170,7 +170,7 @@ def test_lesson(notebook, guard):
 
 def test_all_lessons_are_there():
     assert [path.stem[:2] for path in LESSONS] == [f"{number:02d}" for number in range(1, len(LESSONS) + 1)]
-    assert len(LESSONS) >= 5
+    assert len(LESSONS) >= 6
 
 
 def test_enough_is_compared_over_all():
@@ -262,7 +262,8 @@ TAUGHT = {
         "conv3x3 conv1x1 projection ZeroPad BasicBlock Bottleneck make_stage initialize ResNet resnet50 cifar_resnet",
     ),
     "04_training": ("training", "train_one_epoch"),
-    "05_evaluation": ("evaluation", "evaluate"),
+    "05_evaluation": ("evaluation", "evaluate reliability calibration_error fit_temperature"),
+    "06_inside_the_network": ("inspection", "receptive_field grad_cam drop_blocks"),
 }
 
 
