@@ -35,8 +35,11 @@ from helpers.training import (
     resolve_precision,
     set_seed,
 )
+from helpers.variants import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
+
+NETWORKS = MODELS | VARIANTS
 
 RECIPES = {
     config.recipe: config
@@ -106,17 +109,58 @@ RECIPES = {
             weight_decay=1e-4,
             label_smoothing=0.0,
         ),
+        # the common footing of notebook 07's ablations: what one core does in a few minutes
+        TrainConfig(
+            recipe="ablation",
+            model="resnet20",
+            dataset="cifar10",
+            epochs=3,
+            batch_size=128,
+            lr=0.2,
+            label_smoothing=0.0,
+        ),
+        # the notebook this course started from (75.55 % after 50 epochs, in TensorFlow), at a laptop's number of epochs
+        TrainConfig(
+            recipe="ladder-0",
+            model="resnet50-half",
+            dataset="cifar10",
+            epochs=2,
+            batch_size=32,
+            optimizer="adam",
+            lr=1e-3,
+            warmup=0.0,
+            schedule="constant",
+            weight_decay=0.0,
+            label_smoothing=0.0,
+            crop=0,
+            flip="none",
+            precision="float32",
+        ),
     )
 }
 
+LADDER = (  # from that notebook to the laptop recipe, one step at a time: each changes this and keeps all before it
+    ("computing in bfloat16", {"precision": "bfloat16"}),
+    ("a network for 32×32 pictures", {"model": "resnet9"}),
+    (
+        "SGD and a schedule",
+        {"batch_size": 256, "optimizer": "sgd", "lr": 0.3, "warmup": 0.2, "schedule": "cosine", "weight_decay": 5e-4},
+    ),
+    ("a whitened stem", {"whiten": True}),
+    ("label smoothing", {"label_smoothing": 0.1}),
+    ("shifted and mirrored pictures", {"crop": 4, "flip": "alternate"}),
+)
+for step, (_, changes) in enumerate(LADDER, start=1):
+    RECIPES[f"ladder-{step}"] = dataclasses.replace(RECIPES[f"ladder-{step - 1}"], recipe=f"ladder-{step}", **changes)
+
 
 def build_model(name: str, num_classes: int = 10, **options) -> nn.Module:
-    """The network called `name`. Raises ValueError for a name that helpers.resnet does not know."""
-    if name not in MODELS:
-        raise ValueError(f"unknown network {name!r}: choose one of {', '.join(MODELS)}")
+    """The network called `name`. Raises ValueError for a name that neither helpers.resnet nor helpers.variants knows."""
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
     try:
-        return MODELS[name](num_classes=num_classes, **options)
-    except TypeError:  # the plain twins have no shortcut to start from
+        return NETWORKS[name](num_classes=num_classes, **options)
+    except TypeError:  # the plain twins, say, have no shortcut to start from
         raise ValueError(f"{name} does not take {', '.join(options)}") from None
 
 
@@ -201,13 +245,14 @@ def dry_run(config: TrainConfig) -> str:
     )
 
 
-def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool = True) -> dict:
+def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool = True, slim: bool = False) -> dict:
     """Trains, evaluates the last epoch once on the full test set, writes the record into `out`, returns its metrics.
 
     A checkpoint (see `fit`) lets the same command go on where it was stopped. With `test_trace` the test accuracy
     is also noted after each epoch, to show later what choosing an epoch by it would have claimed; nothing is selected.
-    Without `use_test` no test picture is looked at: for runs that help to choose a recipe. Raises ValueError where `out`
-    already holds anything but this run's checkpoint.
+    Without `use_test` no test picture is looked at: for runs that help to choose a recipe. A `slim` record keeps the
+    predicted classes instead of logits and weights, a hundredth of the size: for runs of which there are many.
+    Raises ValueError where `out` already holds anything but this run's checkpoint.
     """
     checkpoint = out / "checkpoint.pt"
     names = distributed.from_first(lambda: [path.name for path in out.iterdir()] if out.is_dir() else [])
@@ -234,7 +279,7 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool
         logits["test"] = logits_of(dataset.test)
     if first > 0:
         return {}
-    metrics = write_record(out, config, environment, model, dataset, history, logits)
+    metrics = write_record(out, config, environment, model, dataset, history, logits, slim)
     remove_checkpoint(checkpoint)
     return metrics
 
@@ -247,10 +292,12 @@ def write_record(
     dataset: Dataset,
     history: list[dict],
     logits: dict[str, Tensor],
+    slim: bool = False,
 ) -> dict:
     """Writes settings, environment, history, logits and weights, and, last, `metrics.json`, which it returns.
 
-    Losses and accuracies in it are computed from the logits as stored (float16).
+    Losses and accuracies in it are computed from the logits as stored (float16). A `slim` record has `…_predictions.npz`
+    (predicted classes and labels, uint8) in their place, and no weights.
     """
 
     def write_json(file: str, content: dict) -> None:
@@ -272,11 +319,13 @@ def write_record(
     measured = {}
     for part, values in logits.items():
         stored, labels = values.half(), getattr(dataset, part).labels.cpu()
-        np.savez_compressed(out / f"{part}_logits.npz", logits=stored.numpy(), labels=labels.numpy().astype(np.uint8))
+        kind, kept = ("predictions", stored.argmax(dim=1).byte()) if slim else ("logits", stored)
+        np.savez_compressed(out / f"{part}_{kind}.npz", **{kind: kept.numpy(), "labels": labels.numpy().astype(np.uint8)})
         loss, accuracy = evaluate(stored.float(), labels)
         measured |= {f"{part}_accuracy": round(accuracy, 6), f"{part}_loss": round(loss, 6)}
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}  # half the size
-    (out / "model.safetensors").write_bytes(save({k: v.contiguous() for k, v in weights.items()}))
+    if not slim:
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}  # half the size
+        (out / "model.safetensors").write_bytes(save({k: v.contiguous() for k, v in weights.items()}))
     metrics = {
         **{name: getattr(config, name) for name in ("model", "recipe", "dataset", "split", "seed", "epochs")},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -293,8 +342,8 @@ def read_run(name: str | Path) -> dict:
     """A recorded run, by its name below `results/` or by its folder.
 
     Returns `config`, `environment`, `metrics` (dicts), `history` (a pandas table, a row per epoch) and, where recorded,
-    `test_logits`, `test_labels`, `val_logits`, `val_labels` (tensors) and `test_trace` (a table). Raises
-    FileNotFoundError for a run that was not recorded or not finished.
+    `test_logits`, `test_labels`, `val_logits`, `val_labels` (tensors; of a slim record `…_predictions`) and `test_trace`
+    (a table). Raises FileNotFoundError for a run that was not recorded or not finished.
     """
     import pandas as pd
 
@@ -305,10 +354,10 @@ def read_run(name: str | Path) -> dict:
     run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("config", "environment", "metrics")}
     run["history"] = pd.read_csv(folder / "history.csv")
     for part in ("test", "val"):
-        if (folder / f"{part}_logits.npz").is_file():
-            with np.load(folder / f"{part}_logits.npz") as stored:
-                run[f"{part}_logits"] = torch.from_numpy(stored["logits"]).float()
-                run[f"{part}_labels"] = torch.from_numpy(stored["labels"]).long()
+        for file in folder.glob(f"{part}_*.npz"):
+            with np.load(file) as stored:
+                for name, values in stored.items():
+                    run[f"{part}_{name}"] = torch.from_numpy(values).to(torch.float32 if name == "logits" else torch.int64)
     if (folder / "test_trace.csv").is_file():
         run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
     return run
@@ -335,13 +384,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m helpers.experiment",
         description="Train a network and record the run. The same command goes on with a run that was interrupted.",
-        epilog="networks: " + ", ".join(MODELS),
+        epilog="networks: " + ", ".join(NETWORKS),
     )
     parser.add_argument("recipe", nargs="?", default="custom", help="settings to start from: " + ", ".join(RECIPES))
     parser.add_argument("--out", type=Path, help="folder of the record (default: results/<dataset>-<model>-…)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time, then stop")
     parser.add_argument("--test-trace", action="store_true", help="also note the test accuracy of each epoch")
     parser.add_argument("--no-test", action="store_true", help="look at no test picture: a run to choose a recipe by")
+    parser.add_argument("--slim", action="store_true", help="keep predicted classes only, no logits and no weights")
     options = parser.add_argument_group("settings (default: the recipe's)")
     for field in dataclasses.fields(TrainConfig):
         if field.name == "recipe":
@@ -354,8 +404,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = vars(parse_arguments(arguments))
     try:
-        recipe, out, plan_only, test_trace, no_test = (
-            options.pop(name) for name in ("recipe", "out", "dry_run", "test_trace", "no_test")
+        recipe, out, plan_only, test_trace, no_test, slim = (
+            options.pop(name) for name in ("recipe", "out", "dry_run", "test_trace", "no_test", "slim")
         )
         if recipe not in RECIPES:
             raise ValueError(f"unknown recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
@@ -365,7 +415,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(dry_run(config))
             return
         name = "-".join([config.dataset, config.model, recipe, config.split.replace("+", "-"), f"seed{config.seed}"])
-        metrics = run(config, out or ROOT / "results" / name, test_trace, not no_test)
+        metrics = run(config, out or ROOT / "results" / name, test_trace, not no_test, slim)
     except (ValueError, OSError, FloatingPointError, MemoryError) as reason:
         sys.exit(f"error: {reason}")
     except KeyboardInterrupt:

@@ -25,7 +25,8 @@ from helpers import distributed
 from helpers.data import Batches, Dataset, Split, alternate_flip, random_crop_flip, random_cutout
 from helpers.evaluation import evaluate, predict
 
-SCHEDULES = ("cosine", "linear", "steps")
+SCHEDULES = ("cosine", "linear", "steps", "constant")
+OPTIMIZERS = ("sgd", "adam")
 FLIPS = ("random", "alternate", "none")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -40,9 +41,10 @@ class TrainConfig:
     split: str = "train"  # train (validation pictures kept apart) or train+val (all of them, for a final run)
     epochs: int = 10
     batch_size: int = 256
+    optimizer: str = "sgd"  # sgd or adam
     lr: float = 0.3  # peak learning rate
     warmup: float = 0.2  # share of all steps in which the learning rate rises linearly from 0
-    schedule: str = "cosine"  # after the warm-up: cosine or linear to 0, or steps (a tenth at 1/2 and at 3/4)
+    schedule: str = "cosine"  # after the warm-up: cosine or linear to 0, steps (a tenth at 1/2 and at 3/4) or constant
     momentum: float = 0.9  # SGD's; Nesterov's form where it is not 0
     weight_decay: float = 5e-4  # on the weights of convolutions and linear layers, not on BatchNorm and biases
     label_smoothing: float = 0.1
@@ -65,6 +67,7 @@ class TrainConfig:
 
         check(self.split in ("train", "train+val"), f"split must be 'train' or 'train+val', got {self.split!r}")
         check(self.schedule in SCHEDULES, f"unknown schedule {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+        check(self.optimizer in OPTIMIZERS, f"unknown optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
         check(self.flip in FLIPS, f"unknown flip {self.flip!r}: choose one of {', '.join(FLIPS)}")
         check(self.precision in PRECISIONS, f"unknown precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         for name in ("epochs", "batch_size", "lr"):
@@ -133,14 +136,19 @@ def make_autocast(precision: str, device: torch.device) -> AbstractContextManage
     return nullcontext() if precision == "float32" else torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """SGD with momentum. Weight decay acts on weights of two or more dimensions: not on BatchNorm's scale, not on biases."""
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, or Adam (Kingma and Ba 2015, arXiv:1412.6980) as torch sets it.
+
+    Weight decay acts on weights of two or more dimensions: not on BatchNorm's scale, not on biases.
+    """
     learned = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
     ]
     fused = next(model.parameters()).device.type in ("cuda", "cpu")  # one kernel for all weights, and no wait for the scaler
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=config.lr, fused=fused)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
 
 
@@ -149,6 +157,8 @@ def lr_factor(step: int, total_steps: int, warmup: float = 0.2, schedule: str = 
     warmup_steps = round(warmup * total_steps)
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
+    if schedule == "constant":
+        return 1.0
     if schedule == "steps":  # the paper's: 32k and 48k of 64k iterations
         return 0.1 ** (int(step >= total_steps / 2) + int(step >= total_steps * 3 / 4))
     progress = (step - warmup_steps) / (total_steps - warmup_steps)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from helpers import data, experiment, training
 from helpers.evaluation import predict
-from helpers.experiment import RECIPES, load_model, main, read_run
-from helpers.resnet import MODELS, resnet9
+from helpers.experiment import LADDER, NETWORKS, RECIPES, load_model, main, read_run
+from helpers.resnet import resnet9
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["shapes", "--model", "resnet9", "--epochs", "2", "--batch-size", "32", "--device", "cpu", "--precision", "float32"]
@@ -115,9 +115,10 @@ def test_a_dry_run_counts_every_step_and_validation(quick, monkeypatch, split, m
 
 
 def test_the_recipes_are_named_after_themselves_and_can_be_planned():
-    assert list(RECIPES) == ["custom", "laptop", "colab", "resnet50-96", "resnet50-97", "shapes", "paper"]
+    lanes = ["custom", "laptop", "colab", "resnet50-96", "resnet50-97", "shapes", "paper"]
+    assert list(RECIPES) == [*lanes, "ablation", *(f"ladder-{step}" for step in range(len(LADDER) + 1))]
     for name, config in RECIPES.items():
-        assert config.recipe == name and config.model in MODELS
+        assert config.recipe == name and config.model in NETWORKS
     for name in ("laptop", "colab", "resnet50-96", "resnet50-97", "paper"):  # final runs: every choice is made
         assert (RECIPES[name].dataset, RECIPES[name].split) == ("cifar10", "train+val")
     assert RECIPES["paper"].epochs * (50_000 // 128) == pytest.approx(64_000, rel=0.002)

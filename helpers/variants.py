@@ -1,0 +1,122 @@
+"""What only the ablations of notebook 07 need: the core of helpers.resnet with one thing changed at a time.
+
+"The paper" is He et al. 2015 (arXiv:1512.03385), "the sequel" their *Identity Mappings in Deep Residual Networks*
+(2016, arXiv:1603.05027).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from helpers.resnet import BasicBlock, Block, Bottleneck, ResNet, Shortcut, ZeroPad, conv3x3, projection
+
+
+class ProjectedBlock(BasicBlock):
+    """A basic block whose shortcut is a projection even where the shapes agree (the paper's option C)."""
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut | None = projection):
+        super().__init__(in_channels, width, stride, shortcut)
+        self.downsample = projection(in_channels, width, stride)
+
+
+class BottleneckV1(Bottleneck):
+    """The bottleneck as the paper has it: the stride sits in the first 1×1 convolution, which skips three pixels of four."""
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut | None = projection):
+        super().__init__(in_channels, width, stride, shortcut)
+        self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
+
+
+class PreActivationBlock(nn.Module):
+    """y = F(x) + x with F = BN → ReLU → conv → BN → ReLU → conv; nothing follows the addition (the sequel's figure 1b).
+
+    Maps (N, in_channels, H, W) to (N, width, H/stride, W/stride). `shortcut` as in `BasicBlock`; it gets x as it is.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut = ZeroPad):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv3x3(in_channels, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = None
+        if stride != 1 or in_channels != width:
+            self.downsample = shortcut(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(self.relu(self.bn1(x)))
+        out = self.conv2(self.relu(self.bn2(out)))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+
+class PreActivationResNet(ResNet):
+    """A CIFAR ResNet of pre-activation blocks: the stem is a bare convolution, and one BN and ReLU follow the last block."""
+
+    def __init__(self, depths: tuple[int, ...], num_classes: int = 10, width: int = 16):
+        super().__init__(PreActivationBlock, depths, num_classes, width=width, shortcut=ZeroPad)
+        self.bn1 = nn.BatchNorm2d(self.fc.in_features)  # moves from behind the stem to behind the last block
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        x = self.relu(self.bn1(x))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+def without_batchnorm(model: nn.Module) -> nn.Module:
+    """Takes every BatchNorm2d out of `model`, in place, and gives every convolution the bias it then needs; returns it."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+        if isinstance(module, nn.Conv2d):
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))
+    return model
+
+
+def small(
+    depth: int,
+    num_classes: int = 10,
+    block: Block | type[ProjectedBlock] = BasicBlock,
+    shortcut: Shortcut | None = ZeroPad,
+    stem: str = "cifar",
+    batchnorm: bool = True,
+    zero_gamma: bool = False,
+) -> ResNet:
+    """A network of the paper's CIFAR family (three stages, 16-32-64 channels) with another block, shortcut or stem.
+
+    `depth` counts the stem, the convolutions in the blocks and the linear layer. Raises ValueError for one that three equal
+    stages can't have.
+    """
+    layers = 3 if issubclass(block, Bottleneck) else 2  # in a block
+    n, rest = divmod(depth - 2, 3 * layers)
+    if rest or n < 1:
+        raise ValueError(f"depth {depth} is not of the form {3 * layers}n + 2")
+    model = ResNet(block, (n, n, n), num_classes, stem, width=16, shortcut=shortcut, zero_gamma=zero_gamma)
+    return model if batchnorm else without_batchnorm(model)
+
+
+def half_resnet50(num_classes: int = 10) -> ResNet:
+    """ResNet-50 at half the width behind ImageNet's stem: the network of the notebook from which this course started."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, "imagenet", width=32)
+
+
+VARIANTS: dict[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(small, 8),
+    "plain8": partial(small, 8, shortcut=None),
+    "resnet20-B": partial(small, 20, shortcut=projection),
+    "resnet20-C": partial(small, 20, block=ProjectedBlock, shortcut=projection),
+    "resnet20-preact": lambda num_classes=10: PreActivationResNet((3, 3, 3), num_classes),
+    "resnet20-no-bn": partial(small, 20, batchnorm=False),
+    "plain20-no-bn": partial(small, 20, shortcut=None, batchnorm=False),
+    "resnet20-imagenet-stem": partial(small, 20, stem="imagenet"),
+    "bottleneck11": partial(small, 11, block=Bottleneck, shortcut=projection),
+    "bottleneck11-v1": partial(small, 11, block=BottleneckV1, shortcut=projection),
+    "resnet50-half": half_resnet50,
+}
