@@ -1,6 +1,7 @@
 """Training: one frozen set of settings, one plain epoch, and `fit`, which repeats it and survives an interruption."""
 
 import copy
+import itertools
 import math
 import os
 import signal
@@ -13,11 +14,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -41,6 +44,7 @@ class TrainConfig:
     split: str = "train"  # train (validation pictures kept apart) or train+val (all of them, for a final run)
     epochs: int = 10
     batch_size: int = 256
+    accumulate: int = 1  # compute each batch in so many parts, one after the other: less memory, the same step
     optimizer: str = "sgd"  # sgd or adam
     lr: float = 0.3  # peak learning rate
     warmup: float = 0.2  # share of all steps in which the learning rate rises linearly from 0
@@ -70,13 +74,15 @@ class TrainConfig:
         check(self.optimizer in OPTIMIZERS, f"unknown optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
         check(self.flip in FLIPS, f"unknown flip {self.flip!r}: choose one of {', '.join(FLIPS)}")
         check(self.precision in PRECISIONS, f"unknown precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
-        for name in ("epochs", "batch_size", "lr"):
+        for name in ("epochs", "batch_size", "accumulate", "lr"):
             check(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         for name in ("momentum", "weight_decay", "crop", "cutout", "seed"):
             check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("warmup", "label_smoothing", "ema"):
             check(0 <= getattr(self, name) < 1, f"{name} must lie in 0 … 1, got {getattr(self, name)}")
         check(0 <= self.mixing <= 1, f"mixing must lie in 0 … 1, got {self.mixing}")
+        parts = self.accumulate
+        check(self.batch_size % parts == 0, f"batches of {self.batch_size} pictures can't be computed in {parts} equal parts")
 
 
 def set_seed(seed: int) -> None:
@@ -244,11 +250,14 @@ def make_criterion(label_smoothing: float) -> tuple[Callable[[Tensor, Tensor], T
     return criterion, losses
 
 
-def check_finite(name: str, value: float, losses: list[Tensor], place: str, config: TrainConfig) -> None:
-    """Raises FloatingPointError for a loss that is NaN or infinite, and names the step in which that began."""
+def check_finite(name: str, value: float, losses: list[Tensor], place: str, config: TrainConfig, done: int = 0) -> None:
+    """Raises FloatingPointError for a loss that is NaN or infinite, and names the step in which that began.
+
+    `losses` are those computed in this epoch, after the `done` steps of it that an earlier session took.
+    """
     if not math.isfinite(value):
         bad = (~torch.stack(losses).isfinite()).nonzero()
-        step = f", step {bad[0].item() + 1}" if len(bad) else ""
+        step = f", step {done + bad[0].item() // config.accumulate + 1}" if len(bad) else ""
         raise FloatingPointError(f"{name} became {value} in {place}{step} (peak lr {config.lr:.3g}): try a lower --lr")
 
 
@@ -288,8 +297,11 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         yield
     except RuntimeError as reason:
         if isinstance(reason, torch.OutOfMemoryError) or "can't allocate memory" in str(reason):
-            half = f"--batch-size {config.batch_size // 2} --lr {config.lr / 2:g}"
-            raise MemoryError(f"no memory for batches of {config.batch_size} pictures on {config.device}: try {half}") from None
+            pictures, parts = config.batch_size // config.accumulate, 2 * config.accumulate
+            raise MemoryError(
+                f"no memory for {pictures} pictures at once on {config.device}: add --accumulate {parts} to go on with each "
+                f"batch in {parts} parts, or start anew with --batch-size {config.batch_size // 2} --lr {config.lr / 2:g}"
+            ) from None
         raise
 
 
@@ -313,13 +325,41 @@ def interrupts_noted(wanted: bool) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def remaining(batches: Iterable, done: int, interrupts: list[int]) -> Iterator:
-    """The batches after the first `done`, which are made again to draw their randomness, until a Ctrl-C has been noted."""
-    for number, batch in enumerate(batches):
+def in_parts(parts: int, optimizer: torch.optim.Optimizer, scheduler: LRScheduler, scaler: GradScaler) -> tuple:
+    """Optimizer, schedule and scaler for `train_one_epoch` that act once for `parts` calls: gradients add up in between.
+
+    The loss of each part counts 1/`parts`, so that a step is that of the whole batch; only BatchNorm, which looks at one part
+    at a time, can tell the difference.
+    """
+    if parts == 1:
+        return optimizer, scheduler, scaler
+
+    def once(call: Callable, part: int) -> Callable:
+        calls = itertools.count()
+        return lambda *arguments: call(*arguments) if next(calls) % parts == part else None
+
+    last = parts - 1
+    return (
+        SimpleNamespace(zero_grad=once(optimizer.zero_grad, 0)),
+        SimpleNamespace(step=once(scheduler.step, last)),
+        SimpleNamespace(
+            scale=lambda loss: scaler.scale(loss / parts),
+            step=once(lambda _: scaler.step(optimizer), last),
+            update=once(scaler.update, last),
+        ),
+    )
+
+
+def remaining(batches: Iterable, done: int, interrupts: list[int], parts: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches after the first `done`, which are made again to draw their randomness, until a Ctrl-C has been noted.
+
+    Each batch (images, labels) comes in so many `parts`.
+    """
+    for number, (images, labels) in enumerate(batches):
         if interrupts and number > done:
             return
         if number >= done:
-            yield batch
+            yield from zip(images.chunk(parts), labels.chunk(parts), strict=True)
 
 
 def predict_together(model: nn.Module, dataset: Dataset, split: Split, autocast: AbstractContextManager) -> Tensor:
@@ -339,9 +379,10 @@ def fit(
     """Trains `model` for `config.epochs` epochs and returns the history: one dict an epoch, accuracies in 0–1.
 
     With a `checkpoint` path the state is saved there after each epoch, and on Ctrl-C after the current step (of several
-    processes that train together: not at all); a run that finds one goes on from it and ends with the same bits.
-    `on_epoch(model, row)` is called after each epoch and may add to the row. Model, data and batches all live on
-    `config.device`. With `config.ema` the averaged weights are what is evaluated, and what `model` holds in the end.
+    processes that train together: not at all); a run that finds one goes on from it and ends with the same bits. Of the
+    settings only `accumulate` may have changed since. `on_epoch(model, row)` is called after each epoch and may add to the
+    row. Model, data and batches all live on `config.device`. With `config.ema` the averaged weights are what is evaluated,
+    and what `model` holds in the end.
     Raises ValueError for a checkpoint of another run and for data that cannot be learned from, FloatingPointError where the
     loss diverges, MemoryError where a batch is too large, and OSError where a checkpoint cannot be written.
     """
@@ -358,6 +399,9 @@ def fit(
     scaler = GradScaler(device.type, enabled=precision == "float16")
     optimizer = make_optimizer(model, config)
     average = make_average(model, config.ema, optimizer)
+    rank, processes = distributed.rank_and_size()
+    if (each := config.batch_size // processes) % config.accumulate:
+        raise ValueError(f"the {each} pictures of each process can't be computed in {config.accumulate} equal parts")
     total_steps = config.epochs * len(epoch_batches(dataset, config, epoch=0))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(step, total_steps, config.warmup, config.schedule)
@@ -369,23 +413,23 @@ def fit(
 
     learner, compile_seconds = distributed.parallel(model.train()), 0.0
     if config.compile and first < config.epochs:
-        images, _ = next(iter(epoch_batches(dataset, config, epoch=0)))
+        images, _ = next(remaining(epoch_batches(dataset, config, epoch=0), 0, [], config.accumulate))
         learner, compile_seconds = compile_model(learner, images, autocast)
     evaluated = average.module if average else model
     criterion, losses = make_criterion(config.label_smoothing)
-    rank, processes = distributed.rank_and_size()
+    acting = in_parts(config.accumulate, optimizer, scheduler, scaler)
 
     with interrupts_noted(checkpoint is not None and processes == 1) as interrupts:
         for epoch in range(first, config.epochs):
             set_seed(config.seed * 100_000 + epoch)  # whatever draws from the global generator is resumed exactly, too
             start = time.perf_counter() - begun.get("seconds", 0.0)
             lr = begun.get("lr", scheduler.get_last_lr()[0])
-            losses[:] = begun["losses"].to(device) if begun else []
+            losses.clear()
             batches = epoch_batches(dataset, config, epoch)
-            done = len(losses)
+            done = begun.get("steps", 0)
 
-            def report(loss: float, accuracy: float, place=f"epoch {epoch + 1}") -> None:
-                check_finite("train_loss", loss, losses, place, config)
+            def report(loss: float, accuracy: float, place=f"epoch {epoch + 1}", done=done) -> None:
+                check_finite("train_loss", loss, losses, place, config, done)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}")
 
             with (
@@ -399,17 +443,18 @@ def fit(
                     disable=not progress or rank > 0,
                 ) as bar,
             ):
-                steps = remaining(bar, done, interrupts)
-                loss, accuracy = train_one_epoch(learner, steps, criterion, optimizer, scheduler, autocast, scaler, report)
+                steps = remaining(bar, done, interrupts, config.accumulate)
+                loss, accuracy = train_one_epoch(learner, steps, criterion, acting[0], acting[1], autocast, acting[2], report)
             loss, accuracy = distributed.mean(loss, accuracy)
-            check_finite("train_loss", loss, losses, f"epoch {epoch + 1}", config)
-            if begun:  # the mean over both parts of the epoch
-                loss = (sum(losses) / len(losses)).item()
-                accuracy += (begun["accuracy"] - accuracy) * done / len(losses)
+            check_finite("train_loss", loss, losses, f"epoch {epoch + 1}", config, done)
+            taken = done + len(losses) // config.accumulate
+            if begun:  # the means over all of the epoch's steps
+                loss += (begun["loss"] - loss) * done / taken
+                accuracy += (begun["accuracy"] - accuracy) * done / taken
                 begun = {}
-            if len(losses) < len(batches):  # Ctrl-C
+            if taken < len(batches):  # Ctrl-C
                 seconds = time.perf_counter() - start
-                begun = {"losses": torch.stack(losses), "accuracy": accuracy, "lr": lr, "seconds": seconds}
+                begun = {"steps": taken, "loss": loss, "accuracy": accuracy, "lr": lr, "seconds": seconds}
                 save_checkpoint(checkpoint, parts, config, history, begun)
                 raise KeyboardInterrupt
             for each in (model, average.module) if average else (model,):
@@ -418,7 +463,7 @@ def fit(
             if config.split == "train":
                 logits = predict_together(evaluated, dataset, dataset.val, autocast)
                 row["val_loss"], row["val_accuracy"] = evaluate(logits, dataset.val.labels)
-                check_finite("val_loss", row["val_loss"], losses, f"epoch {epoch + 1}", config)
+                check_finite("val_loss", row["val_loss"], losses, f"epoch {epoch + 1}", config, done)
             row["seconds"] = time.perf_counter() - start
             if config.compile:
                 row["compile_seconds"] = compile_seconds if epoch == first else 0.0
@@ -490,8 +535,9 @@ def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> tuple[list[
     saved = distributed.from_first(read)
     if saved is None:
         return [], {}
-    there = saved["config"]
-    differing = [f"{k} {there.get(k)!r} there, {v!r} here" for k, v in asdict(config).items() if there.get(k) != v]
+    there, here = saved["config"], asdict(config)
+    here.pop("accumulate")  # may change on the way, where memory has run out
+    differing = [f"{k} {there.get(k)!r} there, {v!r} here" for k, v in here.items() if there.get(k) != v]
     if differing:
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): choose another folder or delete it")
     try:

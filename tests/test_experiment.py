@@ -220,7 +220,7 @@ def test_too_little_memory_is_one_line(quick, tmp_path, capsys, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     monkeypatch.setattr(training.F, "cross_entropy", forward)
-    assert "try --batch-size 16 --lr 0.1" in fails(capsys, *QUICK, "--out", tmp_path / "run")
+    assert "or start anew with --batch-size 16 --lr 0.1" in fails(capsys, *QUICK, "--out", tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from helpers import training
-from helpers.experiment import RECIPES
+from helpers.experiment import LADDER, RECIPES
 from helpers.resnet import resnet20
 from helpers.training import TrainConfig, epoch_batches, fit, lr_factor, set_seed, train_one_epoch
 
@@ -59,6 +59,10 @@ def test_steps_are_the_papers():
     """Section 4.2: divided by 10 at 32k and 48k iterations, ended at 64k."""
     factors = [lr_factor(step, 64_000, 0.0, "steps") for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_constant_rate_stays_after_the_warm_up():
+    assert [lr_factor(step, 10, 0.2, "constant") for step in range(10)] == pytest.approx([1 / 3, 2 / 3] + 8 * [1.0])
 
 
 def test_fit_walks_the_whole_schedule(shapes):
@@ -130,6 +134,24 @@ def test_the_optimizer_follows_the_settings():
         config = dataclasses.replace(CONFIG, lr=0.07, momentum=momentum)
         for group in training.make_optimizer(resnet20(), config).param_groups:
             assert (group["lr"], group["momentum"], group["nesterov"]) == (0.07, momentum, momentum > 0)
+
+
+def test_adam_takes_the_steps_of_its_paper():
+    """Kingma and Ba's algorithm 1, by hand, on one weight; weight decay on weights only, as for SGD."""
+    model = nn.Linear(1, 1).double()
+    optimizer = training.make_optimizer(model, dataclasses.replace(CONFIG, optimizer="adam", lr=0.01, weight_decay=0.0))
+    weight, m, v = model.weight.item(), 0.0, 0.0
+    for t, gradient in enumerate((0.5, -2.0, 0.1), start=1):
+        model.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
+        optimizer.step()
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        weight -= 0.01 * m / (1 - 0.9**t) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        assert model.weight.item() == pytest.approx(weight, abs=1e-12)
+    decays = [
+        group["weight_decay"]
+        for group in training.make_optimizer(model, dataclasses.replace(CONFIG, optimizer="adam")).param_groups
+    ]
+    assert decays == [CONFIG.weight_decay, 0.0]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -321,10 +343,12 @@ def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
     assert not equal(one, other)
 
 
+CLIMBED = [f"ladder-{step}" for step in range(1, len(LADDER) + 1)]  # mixtures of ladder-0 and laptop
 LONG_RUN = {"epochs": 3, "batch_size": 32, "dataset": "shapes", "split": "train", "device": "cpu", "precision": "float32"}
 
 
-@pytest.mark.parametrize("config", [dataclasses.replace(r, model="resnet20", **LONG_RUN) for r in RECIPES.values()] + [
+@pytest.mark.parametrize("config", [
+    *(dataclasses.replace(r, model="resnet20", **LONG_RUN) for r in RECIPES.values() if r.recipe not in CLIMBED),
     dataclasses.replace(RECIPES["resnet50-97"], **LONG_RUN | {"precision": "float16"}),
     dataclasses.replace(CONFIG, **LONG_RUN | {"precision": "bfloat16"}),
 ], ids=lambda config: f"{config.recipe} {config.precision}")  # fmt: skip
@@ -638,10 +662,97 @@ class Hungry(nn.Module):
         return torch.empty(1 << 58)
 
 
+ADVICE = (
+    "^no memory for {} pictures at once on cpu: add --accumulate {} to go on with each batch in {} parts, "
+    "or start anew with --batch-size 32 --lr 0.05$"
+)
+
+
 @pytest.mark.parametrize("gpu", [True, False])
 def test_out_of_memory_says_what_to_try(shapes, gpu):
-    with pytest.raises(MemoryError, match=r"^no memory for batches of 64 pictures on cpu: try --batch-size 32 --lr 0.05$"):
+    with pytest.raises(MemoryError, match=ADVICE.format(64, 2, 2)):
         fit(Hungry(gpu), shapes, CONFIG, progress=False)
+    with pytest.raises(MemoryError, match=ADVICE.format(16, 8, 8)):
+        fit(Hungry(gpu), shapes, dataclasses.replace(CONFIG, accumulate=4), progress=False)
+
+
+def without_batchnorm(*limit: int) -> nn.Module:
+    """A small network that looks at each picture by itself; with a limit it has memory for so many pictures at once."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
+
+    def look(module, arguments):
+        if len(arguments[0]) > limit[0] and module.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    if limit:
+        net.register_forward_pre_hook(look)
+    return net
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("changes", [{}, {"mixing": 1.0, "ema": 0.9, "epochs": 3, "cutout": 4}], ids=["plain", "mixed"])
+def test_a_batch_in_parts_is_the_same_step(shapes, precision, changes):
+    config = dataclasses.replace(CONFIG, precision=precision, **changes)
+    whole, parts, steps = without_batchnorm(), without_batchnorm(16), []
+    history = fit(whole, shapes, config, progress=False)
+    again = fit(parts, shapes, dataclasses.replace(config, accumulate=4), progress=False, on_epoch=lambda *_: steps.append(1))
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5 if precision == "float32" else 2e-3)
+    assert not torch.allclose(next(whole.parameters()), next(without_batchnorm().parameters()), atol=1e-2)
+    for name in ("lr", "train_loss", "train_accuracy"):
+        assert [row[name] for row in again] == pytest.approx([row[name] for row in history], rel=2e-3)
+
+
+def test_a_run_without_memory_goes_on_in_parts(shapes, tmp_path):
+    """The first epoch whole, then memory becomes scarce, then in parts: the same run as one that had memory all along."""
+    path, undisturbed, model = tmp_path / "checkpoint.pt", without_batchnorm(), without_batchnorm()
+    history = fit(undisturbed, shapes, CONFIG, progress=False)
+
+    def scarce(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    def after_the_first_epoch(*_):
+        model.register_forward_pre_hook(lambda module, arguments: scarce() if module.training else None)
+
+    with pytest.raises(MemoryError, match="add --accumulate 2 to go on"):
+        fit(model, shapes, CONFIG, path, progress=False, on_epoch=after_the_first_epoch)
+    resumed = without_batchnorm(32)
+    again = fit(resumed, shapes, dataclasses.replace(CONFIG, accumulate=2), path, progress=False)
+    assert [row["epoch"] for row in again] == [row["epoch"] for row in history] and again[0]["lr"] == history[0]["lr"]
+    for one, other in zip(undisturbed.parameters(), resumed.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.usefixtures("default_sigint")
+def test_ctrl_c_waits_for_all_parts_of_a_batch(shapes, tmp_path, monkeypatch):
+    path, config = tmp_path / "checkpoint.pt", dataclasses.replace(CONFIG, accumulate=4)
+    undisturbed, resumed = without_batchnorm(), without_batchnorm()
+    history = fit(undisturbed, shapes, config, progress=False)
+    seen = ctrl_c(monkeypatch, {5})  # the second part of the second batch
+    with pytest.raises(KeyboardInterrupt):
+        fit(resumed, shapes, config, path, progress=False)
+    assert len(seen) == 8 and torch.load(path, weights_only=True)["begun"]["steps"] == 2
+    again = fit(resumed, shapes, config, path, progress=False)
+    assert equal(undisturbed, resumed) and again[0]["train_loss"] == pytest.approx(history[0]["train_loss"], abs=1e-6)
+
+
+def test_a_loss_that_diverges_names_the_batch_not_the_part(shapes, monkeypatch):
+    make = training.make_criterion
+
+    def make_criterion(smoothing):
+        criterion, losses = make(smoothing)
+        return lambda logits, labels: criterion(logits * (math.nan if len(losses) == 9 else 1), labels), losses
+
+    monkeypatch.setattr(training, "make_criterion", make_criterion)
+    with pytest.raises(FloatingPointError, match="epoch 1, step 3 "):
+        fit(without_batchnorm(), shapes, dataclasses.replace(CONFIG, accumulate=4), progress=False)
+
+
+@pytest.mark.parametrize("batch_size, parts, words", [(64, 0, "accumulate must be positive"), (64, 3, "64 pictures.*3 equal")])
+def test_parts_that_cannot_be_equal_are_refused(batch_size, parts, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(CONFIG, batch_size=batch_size, accumulate=parts)
 
 
 def test_other_errors_pass_as_they_are(shapes):
