@@ -12,18 +12,18 @@ import pickle
 import shutil
 import sys
 import tarfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from helpers.download import fetch_from_any, md5_of
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)  # per channel (R, G, B) over the 50,000 training images, of values in 0–1
@@ -201,18 +201,6 @@ def stratified_split(data: Split, per_class: int, seed: int = 0) -> tuple[Split,
     return data[~apart], data[apart]
 
 
-# A source is left when it does not answer for 10 s or sends nothing for 20 s, three times in a row without 1 MB of progress in
-# between; when it asks to wait for more than 30 s; and when it sends less than 200 kB/s over 20 s. So two sources that hang
-# cost about two minutes and a half, and a download that succeeds takes at most a quarter of an hour or so.
-CONNECT_SECONDS, STALL_SECONDS, TRIES, PROGRESS = 10, 20, 3, 1_000_000
-LONGEST_WAIT, WAIT = 30, 2
-SLOWEST, WINDOW_SECONDS = 200_000, 20
-
-
-class SourceError(OSError):
-    """Why a source is left: trying it again would not help."""
-
-
 def download_cifar10(root: Path) -> None:
     """Fetches CIFAR-10 into `root` from the first source that delivers, and goes on where an earlier call was stopped.
 
@@ -231,7 +219,10 @@ def download_cifar10(root: Path) -> None:
             own = root / CIFAR10_ARCHIVE
             archive = own if own.is_file() and md5_of(own) == CIFAR10_ARCHIVE_MD5 else part
             if archive == part:
-                fetch_from_any_source(part)
+                url = os.environ.get("CIFAR10_URL", "")
+                places = [url, *CIFAR10_SOURCES] if url else CIFAR10_SOURCES
+                urls = [place + CIFAR10_ARCHIVE if place.endswith("/") else place for place in places]
+                fetch_from_any(urls, part, CIFAR10_ARCHIVE_BYTES, CIFAR10_ARCHIVE_MD5)
             shutil.rmtree(unpacking, ignore_errors=True)
             with tarfile.open(archive) as tar:
                 tar.extractall(unpacking, filter="data")
@@ -246,96 +237,6 @@ def download_cifar10(root: Path) -> None:
         if is_new:
             with suppress(OSError):  # removes an empty folder only
                 root.rmdir()
-
-
-def fetch_from_any_source(part: Path) -> None:
-    """Completes `part` to the archive. Raises OSError, with a reason for each source, where none can."""
-    own = os.environ.get("CIFAR10_URL")
-    urls = [own + CIFAR10_ARCHIVE if own.endswith("/") else own] if own else []
-    reasons = []
-    for url in urls + [source + CIFAR10_ARCHIVE for source in CIFAR10_SOURCES]:
-        print(f"fetching CIFAR-10 (170 MB) from {url} …", file=sys.stderr, flush=True)
-        try:
-            return fetch(url, part)
-        except OSError as reason:
-            reasons.append(f"{url}: {shorten(f'{type(reason).__name__}: {reason}', 100)}")
-    kept = f"; {size_of(part) / 1e6:.1f} MB are kept, and the next call goes on from there" if size_of(part) else ""
-    raise OSError("CIFAR-10 could not be fetched (" + "; ".join(reasons) + kept + ")")
-
-
-def fetch(url: str, part: Path) -> None:
-    """Completes `part` from `url`, trying again after a pause where that may help. Raises OSError where it gives up."""
-    import requests  # here, so that everything else works without it
-    from urllib3.exceptions import HTTPError
-
-    failures = 0
-    while True:
-        before, wait = size_of(part), WAIT * 2**failures
-        try:
-            if before < CIFAR10_ARCHIVE_BYTES:
-                append(url, part)
-            if md5_of(part) == CIFAR10_ARCHIVE_MD5:
-                return
-            part.unlink()
-            if before == 0:
-                raise SourceError("it serves other bytes (their MD5 is wrong)")
-            continue  # begun by another call, or from another source: once more, from the first byte
-        except (requests.ConnectionError, requests.Timeout, HTTPError, TimeoutError) as problem:
-            reason = problem
-        except requests.HTTPError as problem:  # an answer, but an error: 429 and 503 may say when to ask again
-            reason, status, asked = problem, problem.response.status_code, problem.response.headers.get("Retry-After", "")
-            if status == 416:  # what we have is longer than what there is
-                part.unlink()
-            elif status not in (408, 429, 500, 502, 503, 504):
-                raise
-            wait = int(asked) if asked.isdigit() else wait
-        failures = 1 if size_of(part) > before + PROGRESS else failures + 1
-        if failures == TRIES or wait > LONGEST_WAIT:
-            raise SourceError(f"{reason}") from None
-        time.sleep(wait)
-
-
-def append(url: str, part: Path) -> None:
-    """One request for what `part` lacks; what arrives is written at once, so that it is there for the next one."""
-    import requests
-    from tqdm import tqdm
-
-    offset = size_of(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS)) as response:
-        response.raise_for_status()
-        if response.status_code != 206:  # the server ignores Range: from the first byte
-            offset = 0
-        promised = int(response.headers.get("Content-Length", CIFAR10_ARCHIVE_BYTES - offset))
-        chunk = response.raw.read1(1 << 16, decode_content=False)
-        if offset + promised != CIFAR10_ARCHIVE_BYTES or (offset == 0 and chunk and chunk[0] != 0x1F):
-            raise SourceError(f"it serves something else ({promised:,} bytes, {response.headers.get('Content-Type')})")
-        bar = tqdm(total=CIFAR10_ARCHIVE_BYTES, initial=offset, unit="B", unit_scale=True, leave=False)
-        with bar, open(part, "ab" if offset else "wb") as file:
-            start, received = time.monotonic(), 0
-            while chunk:
-                file.write(chunk)
-                bar.update(len(chunk))
-                received += len(chunk)
-                seconds = time.monotonic() - start
-                if bar.n > CIFAR10_ARCHIVE_BYTES:
-                    raise SourceError("it sends more than the archive holds")
-                if seconds > WINDOW_SECONDS and bar.n < CIFAR10_ARCHIVE_BYTES:
-                    if received < SLOWEST * seconds:
-                        raise SourceError(f"too slow: {received / seconds / 1000:.0f} kB/s")
-                    start, received = time.monotonic(), 0
-                chunk = response.raw.read1(1 << 16, decode_content=False)
-        if bar.n < CIFAR10_ARCHIVE_BYTES:
-            raise requests.ConnectionError(f"the connection broke off after {bar.n:,} bytes")
-
-
-def size_of(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def md5_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 # --- batches and augmentation -----------------------------------------------------------------------------------------

@@ -262,8 +262,8 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool
         raise ValueError("without the test set there is only the validation part to measure on: --split train, no --test-trace")
     config, dataset, model = prepare(config)
     environment = describe_environment()
-    first, _ = distributed.rank_and_size()
-    if first == 0:
+    rank, _ = distributed.rank_and_size()
+    if rank == 0:
         print(f"{describe(config, dataset, model)}\nrecord: {out}", flush=True)
     autocast = make_autocast(config.precision, torch.device(config.device))
 
@@ -277,7 +277,7 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool
     logits = {"val": logits_of(dataset.val)} if config.split == "train" else {}
     if use_test:
         logits["test"] = logits_of(dataset.test)
-    if first > 0:
+    if rank > 0:
         return {}
     metrics = write_record(out, config, environment, model, dataset, history, logits, slim)
     remove_checkpoint(checkpoint)
@@ -412,7 +412,9 @@ def main(arguments: list[str] | None = None) -> None:
         config = dataclasses.replace(RECIPES[recipe], **{k: v for k, v in options.items() if v is not None})
         distributed.start()
         if plan_only:
-            print(dry_run(config))
+            plan = dry_run(config)
+            if distributed.rank_and_size()[0] == 0:
+                print(plan)
             return
         name = "-".join([config.dataset, config.model, recipe, config.split.replace("+", "-"), f"seed{config.seed}"])
         metrics = run(config, out or ROOT / "results" / name, test_trace, not no_test, slim)

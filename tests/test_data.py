@@ -1,21 +1,16 @@
 """helpers.data against independent oracles: NumPy, closed forms, torchvision, and a small imitation of CIFAR-10."""
 
-import contextlib
 import hashlib
-import http.server
-import io
 import math
 import os
 import pickle
-import socket
 import tarfile
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import FAKE_PER_FILE, archive_of
 
 from helpers import data
 from helpers.data import Batches, Dataset, Split, alternate_flip, random_crop_flip, random_cutout, stratified_split
@@ -381,22 +376,6 @@ def test_a_linear_classifier_reaches_30_to_60_percent_mirrored_or_not(shapes):
 
 # --- reading CIFAR-10 -------------------------------------------------------------------------------------------------
 
-PER_FILE = 1010  # a fake batch file: 101 pictures of each class, so that 5 of the 505 per class remain for training
-
-
-@pytest.fixture(scope="module")
-def fake_files() -> dict[str, bytes]:
-    """Six files in CIFAR-10's format, small and random; the first two bytes of a picture are its number."""
-    random = np.random.RandomState(0)
-    files = {}
-    for number, file in enumerate(data.CIFAR10_MD5):
-        pictures = random.randint(0, 256, (PER_FILE, 3072)).astype(np.uint8)
-        index = number * PER_FILE + np.arange(PER_FILE)
-        pictures[:, 0], pictures[:, 1] = index // 256, index % 256
-        labels = random.permutation(np.arange(PER_FILE) % 10).tolist()
-        files[file] = pickle.dumps({b"batch_label": b"fake", b"data": pictures, b"labels": labels}, protocol=2)
-    return files
-
 
 @pytest.fixture
 def fake_root(tmp_path, monkeypatch, fake_files) -> Path:
@@ -435,7 +414,7 @@ def numbers(part: Split) -> torch.Tensor:
 def test_pixels_labels_and_order_come_out_right(fake_root, fake_files):
     dataset = data.load("cifar10", root=fake_root)
     assert dataset.name == "cifar10" and dataset.classes == data.CLASSES
-    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (50, 5000, PER_FILE)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (50, 5000, FAKE_PER_FILE)
     stored = [pickle.loads(content, encoding="bytes") for content in fake_files.values()]
     rows = np.concatenate([batch[b"data"] for batch in stored])
     labels = np.concatenate([batch[b"labels"] for batch in stored])
@@ -446,8 +425,8 @@ def test_pixels_labels_and_order_come_out_right(fake_root, fake_files):
         for channel, row, column in ((0, 0, 5), (1, 3, 0), (2, 31, 30), (0, 17, 4)):  # planes R, G, B, row by row
             assert np.array_equal(part.images[:, channel, row, column], rows[index, channel * 1024 + row * 32 + column])
     assert torch.bincount(dataset.val.labels).tolist() == [500] * 10
-    assert sorted(torch.cat([numbers(dataset.train_val)]).tolist()) == list(range(5 * PER_FILE))
-    assert numbers(dataset.test).tolist() == list(range(5 * PER_FILE, 6 * PER_FILE))  # all of it, in its own order
+    assert sorted(torch.cat([numbers(dataset.train_val)]).tolist()) == list(range(5 * FAKE_PER_FILE))
+    assert numbers(dataset.test).tolist() == list(range(5 * FAKE_PER_FILE, 6 * FAKE_PER_FILE))  # all of it, in its own order
 
 
 @pytest.mark.parametrize("file", ["data_batch_4", "test_batch"])
@@ -474,7 +453,7 @@ def test_a_damaged_file_is_refused_before_it_is_unpickled(fake_root, monkeypatch
 @pytest.mark.parametrize("name", [None, "auto", "cifar10"])
 def test_the_folder_in_CIFAR10_ROOT_is_used(fake_root, nowhere, monkeypatch, name):
     monkeypatch.setenv("CIFAR10_ROOT", str(fake_root))
-    assert numbers(data.load(name).test)[0] == 5 * PER_FILE
+    assert numbers(data.load(name).test)[0] == 5 * FAKE_PER_FILE
 
 
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
@@ -566,7 +545,7 @@ def bad_folder(kind: str, root: Path, files: dict[str, bytes]) -> Path:
     elif kind == "a malicious pickle":
         batch.write_bytes(pickle.dumps(Evil()))
     elif kind == "labels out of range":
-        batch.write_bytes(pickle.dumps(content | {b"labels": [77] * PER_FILE}))
+        batch.write_bytes(pickle.dumps(content | {b"labels": [77] * FAKE_PER_FILE}))
     elif kind == "pictures of another type":
         batch.write_bytes(pickle.dumps(content | {b"data": content[b"data"].astype(float)}))
     elif kind == "CIFAR-100's keys":
@@ -716,292 +695,7 @@ def test_cifar10_never_falls_back(nowhere):
         data.load("cifar10")
 
 
-# --- downloading ------------------------------------------------------------------------------------------------------
-
-
-def archive_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode, **({"compresslevel": 1} if mode == "w:gz" else {})) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-class Server:
-    """Serves an archive with a fake CIFAR-10 on this machine; the first word of the path says how well it behaves."""
-
-    def __init__(self, good: bytes):
-        self.good, self.requests, server = good, [], self
-        self.wrong = good[:-9] + bytes([good[-9] ^ 1]) + good[-8:]
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                source, _, file = self.path.strip("/").partition("/")
-                asked = self.headers.get("Range", "")
-                server.requests.append((source, asked))
-                with contextlib.suppress(OSError):  # the other side hung up
-                    if source in dir(self) and file == data.CIFAR10_ARCHIVE:
-                        getattr(self, source)(int(asked[6:-1]) if asked else 0)
-                    else:
-                        self.send_error(404)
-
-            def answer(self, body: bytes, offset: int = 0, size: int | None = None, status: int | None = None, **headers):
-                """Sends `body` from `offset` on, but promises the whole, or `size` bytes."""
-                self.send_response(status or (206 if offset else 200))
-                for name, value in {"Content-Length": size or len(body) - offset, **headers}.items():
-                    self.send_header(name.replace("_", "-"), str(value))
-                self.end_headers()
-                self.wfile.write(body[offset:])
-
-            def fine(self, offset):
-                self.answer(server.good, offset)
-
-            def no_range(self, offset):
-                self.answer(server.good)
-
-            def encoded(self, offset):  # as some servers label an archive
-                self.answer(server.good, offset, Content_Encoding="gzip")
-
-            def no_length(self, offset):
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(server.good)
-
-            def moved(self, offset):
-                self.send_response(302)
-                self.send_header("Location", f"/fine/{data.CIFAR10_ARCHIVE}")
-                self.end_headers()
-
-            def loop(self, offset):
-                self.send_response(301)
-                self.send_header("Location", f"/loop/{data.CIFAR10_ARCHIVE}")
-                self.end_headers()
-
-            def wrong(self, offset):
-                self.answer(server.wrong, offset)
-
-            def half(self, offset):  # half of the file, then the end of the connection
-                self.answer(server.good[: len(server.good) // 2], offset, len(server.good) - offset)
-
-            def half_wrong(self, offset):
-                self.answer(server.good[:1] + server.good[99 : len(server.good) // 2], 0, len(server.good))
-
-            def thirds(self, offset):  # a third of the file at a time
-                self.answer(server.good[: offset + len(server.good) // 3 + 1], offset, len(server.good) - offset)
-
-            def stalls(self, offset):
-                self.answer(server.good[: offset + 1000], offset, len(server.good) - offset)
-                time.sleep(STALLED)
-
-            def silent(self, offset):
-                time.sleep(STALLED)
-
-            def trickles(self, offset):  # one byte at a time: no stall, and no progress
-                self.answer(server.good[: offset + 1], offset, len(server.good) - offset)
-                for byte in server.good[offset + 1 : offset + 100]:
-                    time.sleep(0.05)
-                    self.wfile.write(bytes([byte]))
-
-            def slow(self, offset):  # 20 kB/s
-                self.answer(server.good[: offset + 1], offset, len(server.good) - offset)
-                for start in range(offset + 1, offset + 100_000, 1000):
-                    time.sleep(0.05)
-                    self.wfile.write(server.good[start : start + 1000])
-
-            def page(self, offset):
-                self.answer(b"<html>" + b"Please log in. " * 99, Content_Type="text/html")
-
-            def long_page(self, offset):
-                self.answer((b"<html>" + b"Please log in. " * 999_999)[: len(server.good)], Content_Type="text/html")
-
-            def endless(self, offset):
-                self.send_response(200)
-                self.end_headers()
-                while True:
-                    self.wfile.write(server.good)
-
-            def empty(self, offset):
-                self.answer(b"", size=len(server.good))
-
-            def forbidden(self, offset):
-                self.send_error(403)
-
-            def busy(self, offset):
-                self.answer(b"", status=503)
-
-            def too_many(self, offset):
-                self.answer(b"", status=429, Retry_After=1)
-
-            def tomorrow(self, offset):
-                self.answer(b"", status=429, Retry_After=86400)
-
-            def first_busy(self, offset):
-                first = sum(source == "first_busy" for source, _ in server.requests) == 1
-                self.answer(*(b"", 0, None, 503) if first else (server.good, offset))
-
-            def log_message(self, *arguments):
-                pass
-
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads, self.http.block_on_close = True, False
-        threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
-
-    def url(self, source: str) -> str:
-        return f"http://127.0.0.1:{self.http.server_port}/{source}/"
-
-
-STALLED = 2.0  # seconds
-BAD = "absent forbidden wrong half half_wrong stalls silent trickles slow page long_page endless empty busy too_many".split()
-BAD += ["tomorrow", "loop"]
-
-
-@pytest.fixture(scope="module")
-def running(fake_files):
-    server = Server(archive_of({f"cifar-10-batches-py/{file}": content for file, content in fake_files.items()}))
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-@pytest.fixture
-def server(monkeypatch, running, fake_files):
-    """`server("slow", "fine")` makes these two behaviours the sources; the limits of time are a fortieth of the real ones."""
-    monkeypatch.setattr(data, "CIFAR10_ARCHIVE_MD5", hashlib.md5(running.good).hexdigest())
-    monkeypatch.setattr(data, "CIFAR10_ARCHIVE_BYTES", len(running.good))
-    monkeypatch.setattr(data, "CIFAR10_MD5", {file: hashlib.md5(b).hexdigest() for file, b in fake_files.items()})
-    for name, value in {"CONNECT_SECONDS": 1, "STALL_SECONDS": 0.5, "WINDOW_SECONDS": 0.5, "WAIT": 0.05}.items():
-        monkeypatch.setattr(data, name, value)
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.delenv("CIFAR10_URL", raising=False)
-    running.requests.clear()
-
-    def use(*sources):
-        monkeypatch.setattr(data, "CIFAR10_SOURCES", tuple(map(running.url, sources)))
-        return running
-
-    return use
-
-
-def arrived(root: Path, files: dict[str, bytes]) -> bool:
-    """Is everything there, and nothing else?"""
-    folder = root / "cifar-10-batches-py"
-    names = {path.name for path in folder.iterdir()}
-    return [*root.iterdir()] == [folder] and names == set(files) and all((folder / f).read_bytes() == files[f] for f in files)
-
-
-def asked(server: Server) -> list[str]:
-    """The sources that were asked, in order, each once."""
-    return list(dict.fromkeys(source for source, _ in server.requests))
-
-
-@pytest.mark.parametrize("source", ["fine", "no_range", "encoded", "no_length", "moved", "thirds", "first_busy"])
-def test_the_archive_is_fetched_checked_and_unpacked(server, tmp_path, fake_files, source):
-    server(source, "absent")
-    data.download_cifar10(tmp_path / "data")
-    assert arrived(tmp_path / "data", fake_files)
-    assert "absent" not in asked(server(source))
-
-
-@pytest.mark.parametrize("bad", BAD)
-def test_a_bad_source_is_left_for_the_next_one_in_time(server, tmp_path, fake_files, bad):
-    running, start = server(bad, "fine"), time.monotonic()
-    data.download_cifar10(tmp_path / "data")
-    assert arrived(tmp_path / "data", fake_files)
-    assert asked(running) == [bad, "fine"]
-    assert time.monotonic() - start < 10  # about 3 s on an idle machine; the real limits are stated in helpers.data
-
-
-@pytest.mark.parametrize("bad", BAD)
-def test_what_cannot_be_fetched_is_one_line_and_a_later_call_goes_on(server, tmp_path, fake_files, bad):
-    root = tmp_path / "data"
-    server(bad)
-    with pytest.raises(OSError, match=f"could not be fetched.*{bad}") as stop:
-        data.download_cifar10(root)
-    assert "\n" not in str(stop.value) and len(str(stop.value)) < 300
-    assert ("too slow" in str(stop.value)) == (bad in ("slow", "trickles"))
-    part = root / f"{data.CIFAR10_ARCHIVE}.part"
-    kept = part.stat().st_size if part.exists() else 0
-    assert (kept > 0) == (bad in "half half_wrong stalls trickles slow endless".split())
-    assert [*root.iterdir()] == [part] if kept else not root.exists()  # no empty folder is left
-    assert ("MB are kept" in str(stop.value)) == (kept > 0)
-    running = server("fine")
-    running.requests.clear()
-    data.download_cifar10(root)
-    assert arrived(root, fake_files)
-    if 0 < kept < len(running.good):
-        assert running.requests[0] == ("fine", f"bytes={kept}-")
-    assert len(running.requests) == (2 if bad == "half_wrong" else 1)  # what was wrong was fetched anew, from the first byte
-
-
-def test_a_source_without_range_starts_from_the_first_byte(server, tmp_path, fake_files):
-    running = server("half", "no_range")
-    data.download_cifar10(tmp_path / "data")
-    assert arrived(tmp_path / "data", fake_files)
-    assert running.requests[-1] == ("no_range", f"bytes={len(running.good) // 2}-")
-
-
-def test_a_wait_that_the_server_asks_for_is_kept_and_a_long_one_is_not(server, tmp_path, monkeypatch):
-    waits = []
-    monkeypatch.setattr(data.time, "sleep", waits.append)
-    for source, expected in (("too_many", [1, 1]), ("tomorrow", []), ("busy", [0.05, 0.1]), ("forbidden", [])):
-        waits.clear()
-        server(source)
-        with pytest.raises(OSError):
-            data.download_cifar10(tmp_path / "data")
-        assert waits == expected
-
-
-def test_a_port_where_nobody_answers(server, tmp_path, monkeypatch):
-    server()
-    with socket.socket() as bound:  # bound, but not listening
-        bound.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("CIFAR10_URL", f"http://127.0.0.1:{bound.getsockname()[1]}/x.tar.gz")
-        with pytest.raises(OSError, match=r"could not be fetched.*x\.tar\.gz"):
-            data.download_cifar10(tmp_path / "data")
-
-
-@pytest.mark.parametrize("ending", ["", "cifar-10-python.tar.gz"])
-def test_CIFAR10_URL_is_tried_first(server, tmp_path, monkeypatch, fake_files, ending):
-    running = server("wrong")
-    monkeypatch.setenv("CIFAR10_URL", running.url("fine") + ending)
-    data.download_cifar10(tmp_path / "data")
-    assert arrived(tmp_path / "data", fake_files) and asked(running) == ["fine"]
-
-
-def test_two_processes_at_once_fetch_it_once(server, tmp_path, fake_files):
-    running = server("fine")
-    both = [
-        threading.Thread(target=data.download_cifar10, args=(tmp_path / "data",)) for _ in range(2)
-    ]  # each has its own lock
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
-    assert arrived(tmp_path / "data", fake_files) and len(running.requests) == 1
-
-
-def test_an_archive_put_there_by_hand_is_unpacked_and_kept(server, tmp_path, fake_files):
-    running, archive = server(), tmp_path / data.CIFAR10_ARCHIVE
-    archive.write_bytes(running.good)
-    data.download_cifar10(tmp_path)
-    archive.unlink()
-    assert arrived(tmp_path, fake_files) and running.requests == []
-
-
-def test_a_full_disk_is_one_line(server, tmp_path, monkeypatch):
-    root = tmp_path / "data"
-    root.mkdir()
-    (root / f"{data.CIFAR10_ARCHIVE}.part").symlink_to("/dev/full")
-    server("fine")
-    with pytest.raises(OSError, match="No space left on device"):
-        data.download_cifar10(root)
-    assert not (root / data.CIFAR10_FOLDER).exists()
-
-
-def test_a_folder_that_cannot_be_made_is_one_line_and_auto_goes_on(nowhere, server, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_made_is_one_line_and_auto_goes_on(nowhere, monkeypatch, capsys):
     monkeypatch.undo()
     monkeypatch.setattr(data, "__file__", "/proc/course/helpers/data.py")
     monkeypatch.setattr(data, "make_shapes", lambda: "the embedded data set")
