@@ -402,6 +402,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    sys.argv[1:] = sys.argv[1:] if arguments is None else arguments  # what the record names as its command, from a notebook too
     options = vars(parse_arguments(arguments))
     try:
         recipe, out, plan_only, test_trace, no_test, slim = (

@@ -91,9 +91,11 @@ def refresh(paths: list[Path]) -> None:
 
 
 def results_table() -> str:
-    """The recorded runs as a Markdown table, seeds of one setting taken together."""
+    """The recorded runs as a Markdown table, seeds of one setting taken together; those of lesson 07 have tables there."""
     rows = []
     for path in sorted(ROOT.glob("results/*/metrics.json")):
+        if path.parent.name.startswith(("ablation-", "ladder-")):
+            continue
         environment = json.loads((path.parent / "environment.json").read_text())
         rows.append({**json.loads(path.read_text()), **environment, "day": environment["date"][:10]})
     setting = ["dataset", "model", "parameters", "split", "epochs", "precision", "processor", "gpu", "threads"]

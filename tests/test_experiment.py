@@ -215,6 +215,35 @@ def test_a_disk_full_while_the_record_is_written_keeps_the_checkpoint(quick, tmp
     assert read_run(out)["metrics"]["epochs"] == 2
 
 
+def test_a_slim_record_keeps_classes_and_counts_the_same(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["notebook", "-f", "kernel.json"])
+    for out, options in (("full", []), ("slim", ["--slim"])):
+        main([*QUICK, *options, "--out", str(tmp_path / out)])
+    full, slim = read_run(tmp_path / "full"), read_run(tmp_path / "slim")
+    assert {path.name for path in (tmp_path / "slim").iterdir()} == {
+        *("config.json", "environment.json", "history.csv", "metrics.json"),
+        *("test_predictions.npz", "val_predictions.npz"),
+    }
+    for part in ("test", "val"):
+        assert torch.equal(slim[f"{part}_predictions"], full[f"{part}_logits"].argmax(1))
+        assert torch.equal(slim[f"{part}_labels"], full[f"{part}_labels"]) and f"{part}_logits" not in slim
+        assert slim["metrics"][f"{part}_loss"] == full["metrics"][f"{part}_loss"]
+        assert slim["metrics"][f"{part}_accuracy"] == full["metrics"][f"{part}_accuracy"]
+    assert slim["environment"]["command"].startswith("python -m helpers.experiment shapes --model resnet9")
+    with pytest.raises(FileNotFoundError, match="keeps no weights"):
+        load_model(tmp_path / "slim")
+
+
+def test_the_ladder_climbs_from_the_first_notebook_to_the_laptop_recipe():
+    """Each rung changes what LADDER says and nothing else; the last one differs from the laptop recipe as lesson 07 says."""
+    for step, (_, changes) in enumerate(LADDER, start=1):
+        below, rung = (dataclasses.asdict(RECIPES[f"ladder-{step - k}"]) for k in (1, 0))
+        assert {name for name in rung if rung[name] != below[name]} == {"recipe", *changes}
+    top, laptop = dataclasses.asdict(RECIPES[f"ladder-{len(LADDER)}"]), dataclasses.asdict(RECIPES["laptop"])
+    assert {name for name in top if top[name] != laptop[name]} == {"recipe", "split", "epochs", "cutout", "precision"}
+    assert sum(p.numel() for p in experiment.build_model("resnet50-half").parameters()) == 5_902_890
+
+
 def test_too_little_memory_is_one_line(quick, tmp_path, capsys, monkeypatch):
     def forward(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
@@ -333,10 +362,13 @@ def test_a_committed_record_is_complete_and_true(folder):
     config, environment, metrics = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("config", "environment", "metrics")
     )
-    with np.load(folder / "test_logits.npz") as stored:
-        logits, labels = stored["logits"], stored["labels"]
-    assert logits.dtype == np.float16 and len(labels) == (10_000 if metrics["dataset"] == "cifar10" else 2_000)
-    assert metrics["test_accuracy"] == pytest.approx((logits.astype(np.float32).argmax(1) == labels).mean(), abs=1e-6)
+    (stored,) = folder.glob("test_*.npz")  # of a slim record the predicted classes alone
+    with np.load(stored) as part:
+        logits, labels = part.get("logits"), part["labels"]
+        predicted = part["predictions"] if logits is None else logits.astype(np.float32).argmax(1)
+    assert (predicted if logits is None else logits).dtype == (np.uint8 if logits is None else np.float16)
+    assert len(labels) == len(predicted) == (10_000 if metrics["dataset"] == "cifar10" else 2_000)
+    assert metrics["test_accuracy"] == pytest.approx((predicted == labels).mean(), abs=1e-6)
     assert all(metrics[name] == config[name] for name in ("model", "recipe", "dataset", "split", "seed", "epochs", "precision"))
     assert "auto" not in config.values()
     assert environment["command"].startswith("python -m helpers.experiment") and len(environment["commit"]) == 40
@@ -344,4 +376,4 @@ def test_a_committed_record_is_complete_and_true(folder):
     rows = list(csv.DictReader((folder / "history.csv").open()))
     assert len(rows) == metrics["epochs"]
     assert metrics["train_seconds"] == pytest.approx(sum(float(row["seconds"]) for row in rows), abs=1)
-    assert ("val_accuracy" in rows[0]) == (metrics["split"] == "train") == (folder / "val_logits.npz").exists()
+    assert ("val_accuracy" in rows[0]) == (metrics["split"] == "train") == bool([*folder.glob("val_*.npz")])
