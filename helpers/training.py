@@ -290,6 +290,12 @@ def compile_model(model: nn.Module, images: Tensor, autocast: AbstractContextMan
     return compiled, time.perf_counter() - start
 
 
+def progress_bar(batches: Batches, config: TrainConfig, epoch: int, wanted: bool) -> tqdm:
+    """The steps of one epoch with pictures per second and the time that remains; `fit` adds loss and accuracy."""
+    name = f"epoch {epoch + 1}/{config.epochs}"
+    return tqdm(batches, name, unit=" img", unit_scale=config.batch_size, leave=False, disable=not wanted)
+
+
 @contextmanager
 def memory_advice(config: TrainConfig) -> Iterator[None]:
     """Says what to try where memory runs out, as a MemoryError."""
@@ -432,17 +438,7 @@ def fit(
                 check_finite("train_loss", loss, losses, place, config, done)
                 bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}")
 
-            with (
-                memory_advice(config),
-                tqdm(
-                    batches,
-                    desc=f"epoch {epoch + 1}/{config.epochs}",
-                    unit=" img",
-                    unit_scale=config.batch_size,
-                    leave=False,
-                    disable=not progress or rank > 0,
-                ) as bar,
-            ):
+            with memory_advice(config), progress_bar(batches, config, epoch, progress and rank == 0) as bar:
                 steps = remaining(bar, done, interrupts, config.accumulate)
                 loss, accuracy = train_one_epoch(learner, steps, criterion, acting[0], acting[1], autocast, acting[2], report)
             loss, accuracy = distributed.mean(loss, accuracy)

@@ -29,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 HELPERS = "data download training experiment evaluation inspection plotting resnet variants distributed".split()
-RANDOM_HELPERS, RANDOM_TAUGHT, SEED = 45, 10, 2015
+RANDOM_HELPERS, RANDOM_TAUGHT, SEED = 48, 10, 2015
 LIMIT = 300  # seconds for one fault: a test that never ends has caught it, too
 
 # module, text, what takes its place (at the first occurrence), name
@@ -102,6 +102,14 @@ CHOSEN = [
     ("training", "if number >= done:", "if True:", "an interrupted epoch starts again"),
     ("training", "use_buffers=True", "use_buffers=False", "the average leaves BatchNorm's statistics out"),
     ("training", ">= (8, 0)", "> (8, 0)", "an A100 gets float16"),
+    ("training", "scaler.scale(loss / parts)", "scaler.scale(loss)", "every part of a batch counts as a whole one"),
+    ("training", 'here.pop("accumulate")', "pass", "a run can't go on in parts"),
+    (
+        "variants",
+        "self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride",
+        "pass",
+        "version 1 has its stride where version 1.5 has it",
+    ),
     ("evaluation", "    model.eval()\n", "", "predictions are made in train mode"),
     ("evaluation", "model.train(was_training)", "model.train()", "predicting changes the mode"),
     ("experiment", "set_seed(config.seed)", "set_seed(0)", "the initial weights ignore the seed"),
@@ -144,6 +152,9 @@ EQUIVALENT = {
     "resnet.ResNet9.__init__.conv_pool: True → False": "a ReLU that is not in place takes more memory and gives the same",
     "download.append: 16 → 17": "the size of the pieces that are read from the network",
     "training.bfloat16_pays: False → True": "a bias in the layer whose speed is measured",
+    "training.bfloat16_pays: layers.to(memory_format=torch.channels_last) → pass": "the layout in which a speed is measured",
+    "data.Dataset.train_val: True → False": "both parts always have the same two fields",
+    "05_evaluation[57].noisy: images + sd * noise → (images - sd * noise)": "noise is as likely as its negative",
     "data.read_cifar10: 1 → 2": "NumPy takes any negative size, -2 as well as -1, for the one that it has to find",
 }
 

@@ -1,5 +1,6 @@
 """helpers.data against independent oracles: NumPy, closed forms, torchvision, and a small imitation of CIFAR-10."""
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -244,6 +245,13 @@ def test_cifar10_is_normalised_by_its_known_statistics():
     """As they stand, in pixel values, in S. Zagoruyko's and N. Komodakis's code of wide residual networks (2016)."""
     assert np.allclose(np.array(data.CIFAR10_MEAN) * 255, [125.3, 123.0, 113.9], atol=0.06)
     assert np.allclose(np.array(data.CIFAR10_STD) * 255, [63.0, 62.1, 66.7], atol=0.06)
+
+
+def test_what_a_run_is_made_of_cannot_be_changed_under_it():
+    data_set, batches = toy_dataset(), Batches(numbered(8), 4, lambda images: images)
+    for frozen, field in ((data_set, "name"), (data_set.train, "labels"), (batches, "batch_size")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(frozen, field, None)
 
 
 def test_train_val_is_both_parts_and_not_the_test_part():
@@ -519,7 +527,7 @@ def bad_folder(kind: str, root: Path, files: dict[str, bytes]) -> Path:
             "an archive of something else": lambda: archive_of({"holiday.txt": b"!"}),
             "an archive without one file": lambda: archive_of({k: v for k, v in good.items() if "test" not in k}),
             "an archive with a malicious pickle": lambda: archive_of(good | {first: pickle.dumps(Evil())}),
-            "an archive with a giant": lambda: archive_of(good | {first: bytes((1 << 25) + 1)}),
+            "an archive with a giant": lambda: archive_of(good | {first: bytes(1 << 25)}),
         }.get(kind)
         if packed is not None:
             archive.write_bytes(packed())

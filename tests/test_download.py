@@ -120,6 +120,9 @@ class Server:
             def too_many(self, offset):
                 self.answer(b"", status=429, Retry_After=1)
 
+            def patience(self, offset):
+                self.answer(b"", status=429, Retry_After=30)
+
             def tomorrow(self, offset):
                 self.answer(b"", status=429, Retry_After=86400)
 
@@ -232,7 +235,8 @@ def test_a_source_without_range_starts_from_the_first_byte(server, tmp_path, fak
 def test_a_wait_that_the_server_asks_for_is_kept_and_a_long_one_is_not(server, tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(download.time, "sleep", waits.append)
-    for source, expected in (("too_many", [1, 1]), ("tomorrow", []), ("busy", [0.05, 0.1]), ("forbidden", [])):
+    asked_for = {"too_many": [1, 1], "patience": [30, 30], "tomorrow": [], "busy": [0.05, 0.1], "forbidden": []}
+    for source, expected in asked_for.items():
         waits.clear()
         server(source)
         with pytest.raises(OSError):

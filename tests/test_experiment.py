@@ -234,6 +234,16 @@ def test_a_slim_record_keeps_classes_and_counts_the_same(quick, tmp_path, monkey
         load_model(tmp_path / "slim")
 
 
+def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
+    lines = ["processor\t: 0", "model name\t: Maker: Model 7", "flags\t\t: avx amx_bf16"]
+    monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(2 * lines))
+    assert experiment.processor_name() == "Maker: Model 7, 2 cores, AMX-BF16"
+    monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(lines[:2]))
+    assert experiment.processor_name() == "Maker: Model 7, 1 cores"
+    monkeypatch.setattr(Path, "read_text", lambda path: "no such lines")
+    assert experiment.processor_name()
+
+
 def test_the_ladder_climbs_from_the_first_notebook_to_the_laptop_recipe():
     """Each rung changes what LADDER says and nothing else; the last one differs from the laptop recipe as lesson 07 says."""
     for step, (_, changes) in enumerate(LADDER, start=1):

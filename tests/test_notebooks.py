@@ -3,8 +3,11 @@
 import ast
 import copy
 import json
+import os
 import re
 import statistics
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -282,3 +285,15 @@ def test_the_comparison_sees_a_changed_stride():
     changed = source.replace("stride=stride, padding=1", "stride=1, padding=1")
     assert definitions(source)["conv3x3"] != definitions(changed)["conv3x3"]
     assert definitions(source) == definitions(source.replace('"""A 3×3 convolution', '"""Another docstring'))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("threads", [1, 2])
+def test_lessons_print_the_same_with_any_number_of_threads(threads):
+    """COURSE_COLAB_PYTHON may name another Python, with an older torch and nbval: its outputs must be the same, too."""
+    python = os.environ.get("COURSE_COLAB_PYTHON", sys.executable)
+    lessons = [str(path.relative_to(ROOT)) for path in LESSONS]
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *lessons]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "COURSE_DATA": "shapes"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-6000:]
