@@ -2,6 +2,8 @@
 # make lab    opens JupyterLab                                               make test-long  the slow checks too
 # make refresh  re-executes the lessons in place (stored outputs)             make bench      our speed against torchvision's
 # make exercises  executes the solutions, writes the students' copies         make mutants    plants faults, counts those that tests catch
+# make html   the course as pages in build/site   make test-browser  JupyterLab and the pages in a real Chromium
+# make badges SLUG=owner/repository  points badges and first cells at a fork (default: git's origin); installs nothing
 #
 # Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux (5 GB); a laptop takes the
 # CPU build instead:   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -16,7 +18,7 @@ READY := $(VENV)/ready
 # Windows, too, reads and prints UTF-8
 export PYTHONUTF8 = 1
 
-.PHONY: run test test-long mutants lab refresh bench exercises images clean
+.PHONY: run test test-long mutants lab refresh bench exercises images badges html test-browser clean
 .DEFAULT_GOAL := run
 
 $(READY): requirements.txt
@@ -40,7 +42,7 @@ mutants: $(READY)
 	$(PY) tests/mutants.py
 
 lab: $(READY)
-	$(PY) -m jupyter lab notebooks
+	$(PY) -m jupyter lab notebooks/01_residual_learning.ipynb
 
 refresh: $(READY)
 	$(PY) tests/lessons.py refresh
@@ -51,8 +53,17 @@ exercises: $(READY)
 bench: $(READY)
 	$(PY) tests/bench.py
 
+html: $(READY)
+	$(PY) tests/pages.py $(SLUG)
+
+test-browser: $(READY)
+	$(PY) -m pytest -rs tests/browser.py -p no:nbval --override-ini=addopts=
+
 images: $(READY)
 	$(PY) images/draw.py
+
+badges:
+	$(PYTHON) tests/badges.py "$(SLUG)"
 
 clean:
 	rm -rf build $(VENV)

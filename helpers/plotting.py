@@ -1,12 +1,13 @@
 """The figures that several lessons share, in one style. Nothing here trains or loads; a function gets what it draws."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from io import BytesIO
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from IPython.display import display
+from IPython.display import DisplayHandle, clear_output, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -23,17 +24,61 @@ def set_style() -> None:
     plt.rcParams.update({"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlesize": "medium"})
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str, place: DisplayHandle | None = None) -> None:
     """Displays a figure with its alternative text, what a reader who does not see it should know, and closes it.
 
-    As a PNG of 256 colours, a third of the size of one with all: notebooks hold their figures.
+    As a PNG of 256 colours, a third of the size of one with all: notebooks hold their figures. With a `place`, in place of
+    what was displayed there.
     """
     full, small = BytesIO(), BytesIO()
     figure.savefig(full, format="png", bbox_inches="tight")
     Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     content = {"image/png": small.getvalue(), "text/plain": repr(figure)}
-    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+    (place.update if place else display)(content, raw=True, metadata={"image/png": {"alt": alt}})
     plt.close(figure)
+
+
+def explore(draw: Callable[..., tuple[Figure, str]], **controls) -> None:
+    """Shows the figure, with alternative text, that `draw(**values)` returns; a live reader can change the values.
+
+    A control is True or False for a box to tick; (default, choices) for a slider over numbers or a menu of names; or None
+    for a file to upload, whose content replaces the None. Below the controls the figure is drawn again with each change.
+    Readers on the web, programs that execute notebooks (they set COURSE_UNATTENDED in the environment) and kernels without
+    ipywidgets get the one figure with the values as stated.
+    """
+    show(*draw(**{name: control[0] if isinstance(control, tuple) else control for name, control in controls.items()}))
+    try:
+        import ipywidgets as widgets  # here, because not every kernel has it
+    except ImportError:
+        return
+    if "COURSE_UNATTENDED" in os.environ:
+        return
+    boxes, place = {}, widgets.Output()
+    for name, control in controls.items():
+        if control is None:
+            boxes[name] = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg")
+        elif isinstance(control, bool):
+            boxes[name] = widgets.Checkbox(control, description=name, indent=False, layout={"width": "7em"})
+        else:
+            kind = widgets.Dropdown if isinstance(control[0], str) else widgets.SelectionSlider
+            boxes[name] = kind(options=list(control[1]), value=control[0], description=name)
+            boxes[name].style.description_width = "initial"
+            boxes[name].continuous_update = False  # of a slider: one figure when it is let go
+
+    def value_of(box: widgets.Widget):
+        if not isinstance(box, widgets.FileUpload):
+            return box.value
+        files = list(box.value.values() if isinstance(box.value, dict) else box.value)  # ipywidgets 7 or 8
+        return bytes(files[-1]["content"]) if files else None
+
+    def redraw(_) -> None:
+        with place:
+            clear_output(wait=True)
+            show(*draw(**{name: value_of(box) for name, box in boxes.items()}))
+
+    for box in boxes.values():
+        box.observe(redraw, "value")
+    display(widgets.VBox([widgets.HBox(list(boxes.values()), layout={"flex_flow": "row wrap"}), place]))
 
 
 def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.15) -> Figure:
@@ -67,6 +112,26 @@ def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> A
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
     return ax
+
+
+def live_curves(epochs: int, title: str) -> Callable[[object, dict], None]:
+    """An `on_epoch` for `fit`: loss and accuracy by epoch, drawn anew after each of the `epochs`, in one place."""
+    history: list[dict] = []
+    place = DisplayHandle()
+    place.display({"text/plain": "the curves follow"}, raw=True)  # claims the place above the progress bars
+
+    def redraw(model: object, row: dict) -> None:
+        history.append(dict(row))
+        figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+        for ax, quantity in zip(axes, ("loss", "accuracy")):
+            plot_curves(history, quantity, ax=ax, color=RESIDUAL).set_xlim(0.8, epochs + 0.2)
+            for line in ax.get_lines():
+                line.set_marker("o")  # a line needs two epochs
+        figure.suptitle(title)
+        measured = ", ".join(f"{key.replace('_', ' ')} {row[key]:.2f}" for key in row if key.startswith(("train_", "val_")))
+        show(figure, f"Curves of loss and accuracy up to epoch {len(history)} of {epochs}: {measured}.", place)
+
+    return redraw
 
 
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], ax: Axes | None = None) -> Axes:

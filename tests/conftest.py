@@ -10,6 +10,7 @@ import pytest
 
 os.environ["COURSE_DATA"] = "shapes"
 os.environ.pop("CIFAR10_ROOT", None)
+os.environ["COURSE_UNATTENDED"] = "1"  # nobody moves a slider: helpers.plotting shows static figures
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,9 @@ def no_errors_or_warnings(notebook):
 def no_widget_state(notebook):
     if "widgets" in notebook.metadata:
         yield "widget state is stored"
+    for cell in code(notebook):
+        if any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs):
+            yield f"a widget is stored below {cell.source[:40]!r}"
 
 
 def not_too_large(notebook):

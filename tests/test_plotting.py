@@ -1,16 +1,25 @@
 """helpers.plotting: what is drawn is what was given."""
 
 import io
+import os
+import sys
+import textwrap
+from datetime import UTC, datetime
 
+import ipywidgets
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import traitlets
+from lessons import ROOT
+from nbclient import NotebookClient
 from PIL import Image
 
 from helpers import plotting
@@ -78,3 +87,170 @@ def test_show_keeps_the_alternative_text_and_the_colours_and_closes(monkeypatch)
     for colour in (plotting.PLAIN, plotting.RESIDUAL):
         nearest = np.abs(pixels - 255 * np.array(colour)).max(axis=2)
         assert (nearest < 12).sum() > 200  # the lines are there in their own colours
+
+
+class Displayed(list):
+    """Takes the place of `display`: keeps what was shown, with `metadata` and, of an update, what it replaces."""
+
+    def __call__(self, content, raw=False, metadata=None):
+        self.append((content, (metadata or {}).get("image/png", {}).get("alt")))
+
+    def alts(self) -> list[str]:
+        return [alt for _, alt in self if alt]
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    kept = Displayed()
+    monkeypatch.setattr(plotting, "display", kept)
+    return kept
+
+
+@pytest.fixture
+def live(monkeypatch):
+    monkeypatch.delenv("COURSE_UNATTENDED", raising=False)
+
+
+def draw(**values):
+    """A figure that says in its alternative text what it was drawn with."""
+    return plt.subplots()[0], f"drawn with {values}"
+
+
+CONTROLS = {"depth": (20, range(8, 33, 4)), "network": ("plain", ["plain", "residual"]), "layer1.0": True, "file": None}
+AT_DEFAULT = "drawn with {'depth': 20, 'network': 'plain', 'layer1.0': True, 'file': None}"
+
+
+def boxes_of(displayed) -> dict:
+    """The controls below the first figure, by name."""
+    _, (panel, _) = displayed
+    return {box.description: box for box in panel.children[0].children}
+
+
+@pytest.mark.parametrize("why", ["unattended", "no ipywidgets"])
+def test_exploring_falls_back_to_one_figure(why, displayed, live, monkeypatch):
+    if why == "unattended":
+        monkeypatch.setenv("COURSE_UNATTENDED", "1")
+    else:
+        monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if it were not installed
+    plotting.explore(draw, **CONTROLS)
+    assert displayed.alts() == [AT_DEFAULT] and len(displayed) == 1 and not plt.get_fignums()
+
+
+def test_exploring_redraws_with_what_was_chosen(displayed, live):
+    plotting.explore(draw, **CONTROLS)
+    boxes = boxes_of(displayed)
+    kinds = [type(box).__name__ for box in boxes.values()]
+    assert kinds == ["SelectionSlider", "Dropdown", "Checkbox", "FileUpload"] and displayed.alts() == [AT_DEFAULT]
+    boxes["depth"].value = 32
+    boxes["network"].value = "residual"
+    boxes["layer1.0"].value = False
+    boxes["depth"].value = 32  # no change, no new figure
+    values = {"depth": 32, "network": "plain", "layer1.0": True, "file": None}
+    steps = [values, {**values, "network": "residual"}, {**values, "network": "residual", "layer1.0": False}]
+    assert displayed.alts()[1:] == [f"drawn with {step}" for step in steps] and not plt.get_fignums()
+
+
+class FileUpload7(ipywidgets.Button):
+    """What ipywidgets 7 (Colab) has under this name keeps the files in a dict by name."""
+
+    value, accept = traitlets.Dict(), traitlets.Unicode()
+
+
+def test_exploring_hands_over_what_was_uploaded(displayed, live, monkeypatch):
+    plotting.explore(draw, file=None)
+    (box,) = boxes_of(displayed).values()
+    facts = {"name": "cat.png", "type": "image/png", "size": 4, "last_modified": datetime.now(UTC)}
+    box.value = ({**facts, "content": memoryview(b"meow")},)
+    assert displayed.alts()[1:] == ["drawn with {'file': b'meow'}"]
+
+    displayed.clear()
+    monkeypatch.setattr(ipywidgets, "FileUpload", FileUpload7)
+    plotting.explore(draw, file=None)
+    (box,) = boxes_of(displayed).values()
+    box.value = {"cat.png": {"metadata": facts, "content": b"purr"}}
+    assert displayed.alts()[1:] == ["drawn with {'file': b'purr'}"]
+
+
+def execute(*sources: str) -> nbformat.NotebookNode:
+    """A notebook of these cells, run as for a live reader, in the repository."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(source)) for source in sources])
+    env = {name: value for name, value in os.environ.items() if name != "COURSE_UNATTENDED"}
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute(env=env)
+    return notebook
+
+
+def test_a_real_kernel_shows_figure_controls_and_new_figure_and_curves_in_one_place():
+    curves = f"""
+        on_epoch = plotting.live_curves(2, "two epochs")
+        for row in {rows(2)!r}:
+            print("epoch", row["epoch"])
+            on_epoch(None, row)
+    """
+    notebook = execute(
+        """
+        import gc
+        import ipywidgets
+        import matplotlib.pyplot as plt
+        from helpers import plotting
+
+        def draw(depth):
+            return plt.subplots()[0], f"A figure drawn for a depth of {depth} layers."
+
+        plotting.explore(draw, depth=(8, [8, 14, 20]))
+        """,
+        """
+        box, = [each for each in gc.get_objects() if type(each) is ipywidgets.SelectionSlider]
+        box.value = 14
+        box.value = 20
+        """,
+        curves,
+    )
+    figure, panel = notebook.cells[0].outputs
+    assert figure.metadata["image/png"]["alt"].endswith("8 layers.")
+    assert "application/vnd.jupyter.widget-view+json" in panel.data and notebook.cells[1].outputs == []
+    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    (place,) = [each["state"] for each in states if each["model_name"] == "OutputModel"]
+    (redrawn,) = place["outputs"]  # the one before it is gone
+    assert redrawn["metadata"]["image/png"]["alt"].endswith("20 layers.")
+
+    curves, *printed = notebook.cells[2].outputs  # one figure, above what was printed meanwhile
+    assert curves.metadata["image/png"]["alt"].startswith("Curves of loss and accuracy up to epoch 2 of 2")
+    assert "".join(output.text for output in printed) == "epoch 1\nepoch 2\n"
+
+
+def rows(count):
+    values = {"train_loss": 2.0, "train_accuracy": 0.1, "val_loss": 1.9, "val_accuracy": 0.2}
+    return [{"epoch": n, **values, "train_loss": 2.0 / n} for n in range(1, count + 1)]
+
+
+def test_live_curves_in_one_place(displayed, monkeypatch):
+    shown = []
+
+    def note(self, content, metadata=None, **_):
+        shown.append((id(self), metadata and metadata["image/png"]["alt"]))
+
+    monkeypatch.setattr(plotting.DisplayHandle, "display", note)
+    monkeypatch.setattr(plotting.DisplayHandle, "update", note)
+    on_epoch = plotting.live_curves(3, "three epochs")
+    for row in rows(3):
+        on_epoch(None, row)
+    places, alts = zip(*shown)
+    assert len(set(places)) == 1 and alts[0] is None and not displayed and not plt.get_fignums()
+    assert [alt.split(":")[0] for alt in alts[1:]] == [f"Curves of loss and accuracy up to epoch {n} of 3" for n in (1, 2, 3)]
+    assert "train loss 0.67" in alts[-1] and "val accuracy 0.20" in alts[-1]
+
+
+def test_live_curves_draw_all_epochs_so_far(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting, "show", lambda figure, alt, place: drawn.append(figure))
+    on_epoch = plotting.live_curves(4, "four epochs")
+    for row in rows(4):
+        on_epoch(None, row)
+        row["train_loss"] = None  # later changes to the row are none of its business
+    assert len(drawn) == 4 and drawn[-1].get_suptitle() == "four epochs"
+    for count, figure in enumerate(drawn, start=1):
+        loss, accuracy = figure.axes
+        assert loss.get_lines()[0].get_ydata() == pytest.approx([2.0, 1.0, 2 / 3, 0.5][:count])
+        assert accuracy.get_lines()[1].get_ydata() == pytest.approx([20] * count)
+        assert all(line.get_marker() == "o" for line in loss.get_lines())  # one epoch is seen, too
+        assert loss.get_xlim() == accuracy.get_xlim() == pytest.approx((0.8, 4.2))  # the frame stays
