@@ -58,7 +58,7 @@ def explore(draw: Callable[..., tuple[Figure, str]], **controls) -> None:
         if control is None:
             boxes[name] = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg")
         elif isinstance(control, bool):
-            boxes[name] = widgets.Checkbox(control, description=name, indent=False, layout={"width": "7em"})
+            boxes[name] = widgets.Checkbox(control, description=name, indent=False, layout={"width": "max-content"})
         else:
             kind = widgets.Dropdown if isinstance(control[0], str) else widgets.SelectionSlider
             boxes[name] = kind(options=list(control[1]), value=control[0], description=name)

@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "refresh"])
     parser.add_argument("lessons", nargs="*", type=Path, help="notebooks (default: all)")
     options = parser.parse_args()
-    os.environ["COURSE_UNATTENDED"] = "1"  # no controls, no curves that update: what is stored is static
+    os.environ["COURSE_UNATTENDED"] = "1"  # nobody moves a slider: only static figures are stored
     {"run": run, "refresh": refresh}[options.command]([path.resolve() for path in options.lessons] or LESSONS)
 
 
