@@ -155,6 +155,8 @@ EQUIVALENT = {
     "training.bfloat16_pays: layers.to(memory_format=torch.channels_last) → pass": "the layout in which a speed is measured",
     "data.Dataset.train_val: True → False": "both parts always have the same two fields",
     "05_evaluation[57].noisy: images + sd * noise → (images - sd * noise)": "noise is as likely as its negative",
+    "data.draw_shapes: 0 * picture → (0 / picture)": "no colour of a background is exactly 0",
+    "experiment.write_record.write_json: 2 → 3": "how far a JSON file is indented",
     "data.read_cifar10: 1 → 2": "NumPy takes any negative size, -2 as well as -1, for the one that it has to find",
 }
 

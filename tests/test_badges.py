@@ -14,7 +14,9 @@ from exercises import STUDENTS, student_copy
 from lessons import LESSONS, ROOT
 
 NOTEBOOKS = badges.notebooks()
-COLAB = re.compile(r"\[!\[([^\]]+)\]\((\S+)\)\]\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+?)\)")
+COLAB = re.compile(
+    r"\[!\[([^\]]+)\]\((\S+)\)\]\(https://colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+?)\)"
+)
 KAGGLE = re.compile(
     r"\[!\[([^\]]+)\]\((\S+)\)\]\(https://kaggle\.com/kernels/welcome\?src=https://github\.com/([\w.-]+/[\w.-]+)/blob/main/(\S+?)\)"
 )

@@ -323,6 +323,9 @@ def test_shapes_is_still_the_data_set_of_the_recorded_runs(shapes):
         [144.4, 144.8, 138.8, 145.1],
     ]
     assert np.allclose(thumbnail.numpy(), expected, atol=0.6)
+    backgrounds = shapes.test.images[:24, 1, 5, 5].int()  # one pixel of each: its texture, clutter and noise
+    expected = [60, 102, 150, 193, 184, 115, 140, 67, 105, 75, 65, 102, 111, 32, 140, 49, 41, 103, 72, 67, 113, 29, 73, 122]
+    assert (backgrounds - torch.tensor(expected)).abs().max() <= 1
     everything = torch.cat([shapes.train_val.images, shapes.test.images]).double()
     steps = (everything[..., 1:] - everything[..., :-1]).abs()  # from each pixel to its right neighbour
     measures = torch.cat([everything.mean(dim=(0, 2, 3)), everything.std()[None], steps.mean(dim=(0, 2, 3))]).numpy()

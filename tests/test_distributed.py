@@ -52,3 +52,14 @@ def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
     assert distributed.share(48) == slice(16, 32)
     with pytest.raises(ValueError, match="multiple of 3"):
         distributed.share(32)
+
+
+def test_each_process_of_several_takes_its_own_gpu(monkeypatch):
+    taken = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", taken.append)
+    distributed.start()
+    assert taken == [1, "nccl"]

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import os
+import shutil
 import socket
 import threading
 import time
@@ -51,9 +52,9 @@ class Server:
                 self.answer(server.good, offset, Content_Encoding="gzip")
 
             def no_length(self, offset):
-                self.send_response(200)
+                self.send_response(206 if offset else 200)
                 self.end_headers()
-                self.wfile.write(server.good)
+                self.wfile.write(server.good[offset:])
 
             def moved(self, offset):
                 self.send_response(302)
@@ -70,6 +71,10 @@ class Server:
 
             def half(self, offset):  # half of the file, then the end of the connection
                 self.answer(server.good[: len(server.good) // 2], offset, len(server.good) - offset)
+
+            def fifths(self, offset):
+                fifth = -(-len(server.good) // 5)
+                self.answer(server.good[: offset + fifth], offset, len(server.good) - offset)
 
             def half_wrong(self, offset):
                 self.answer(server.good[:1] + server.good[99 : len(server.good) // 2], 0, len(server.good))
@@ -230,6 +235,27 @@ def test_a_source_without_range_starts_from_the_first_byte(server, tmp_path, fak
     data.download_cifar10(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
     assert running.requests[-1] == ("no_range", f"bytes={len(running.good) // 2}-")
+
+
+def test_what_is_left_may_come_without_its_length(server, tmp_path, fake_files):
+    running = server("half", "no_length")
+    data.download_cifar10(tmp_path / "data")
+    assert arrived(tmp_path / "data", fake_files)
+    assert running.requests[-1] == ("no_length", f"bytes={len(running.good) // 2}-") and len(asked(running)) == 2
+
+
+def test_only_more_than_the_stated_progress_counts(server, tmp_path, monkeypatch, fake_files):
+    """A source that sends a fifth at a time is left after three tries, unless a fifth is more than what counts as progress."""
+    running = server("fifths")
+    fifth = -(-len(running.good) // 5)
+    monkeypatch.setattr(download, "PROGRESS", fifth)
+    with pytest.raises(OSError, match="could not be fetched"):
+        data.download_cifar10(tmp_path / "data")
+    assert len(running.requests) == 3
+    shutil.rmtree(tmp_path / "data")
+    monkeypatch.setattr(download, "PROGRESS", fifth - 1)
+    data.download_cifar10(tmp_path / "data")
+    assert arrived(tmp_path / "data", fake_files)
 
 
 def test_a_wait_that_the_server_asks_for_is_kept_and_a_long_one_is_not(server, tmp_path, monkeypatch):

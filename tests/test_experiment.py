@@ -244,6 +244,13 @@ def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
     assert experiment.processor_name()
 
 
+def test_a_run_keeps_everything_and_traces_nothing_unless_told(quick, tmp_path):
+    config = dataclasses.replace(RECIPES["shapes"], model="resnet9", epochs=1, batch_size=32, device="cpu", precision="float32")
+    experiment.run(config, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"test_logits.npz", "model.safetensors"} <= names and "test_trace.csv" not in names
+
+
 def test_the_ladder_climbs_from_the_first_notebook_to_the_laptop_recipe():
     """Each rung changes what LADDER says and nothing else; the last one differs from the laptop recipe as lesson 07 says."""
     for step, (_, changes) in enumerate(LADDER, start=1):

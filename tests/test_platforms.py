@@ -132,9 +132,7 @@ def test_what_colab_lacks_cannot_be_imported_there(host):
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-@pytest.mark.parametrize(
-    "settings, menu", [({}, "Runtime > Change runtime type > T4 GPU"), (KAGGLE, "Settings > Accelerator")]
-)
+@pytest.mark.parametrize("settings, menu", [({}, "Runtime > Change runtime type > T4 GPU"), (KAGGLE, "Settings > Accelerator")])
 def test_a_missing_gpu_is_said_with_the_way_to_one(host, served, settings, menu, gpu):
     cell = first_cell(SLUG) if settings else colab_cell(first_cell(SLUG))
     (started,) = host("kaggle/working", [[cell]], served | settings, torch_has_gpu=gpu)

@@ -136,7 +136,9 @@ def test_exploring_falls_back_to_one_figure(why, displayed, live, monkeypatch):
     assert displayed.alts() == [AT_DEFAULT] and len(displayed) == 1 and not plt.get_fignums()
 
 
-def test_exploring_redraws_with_what_was_chosen(displayed, live):
+def test_exploring_redraws_with_what_was_chosen(displayed, live, monkeypatch):
+    cleared = []
+    monkeypatch.setattr(plotting, "clear_output", lambda wait: cleared.append(wait))
     plotting.explore(draw, **CONTROLS)
     boxes = boxes_of(displayed)
     kinds = [type(box).__name__ for box in boxes.values()]
@@ -148,6 +150,7 @@ def test_exploring_redraws_with_what_was_chosen(displayed, live):
     values = {"depth": 32, "network": "plain", "layer1.0": True, "file": None}
     steps = [values, {**values, "network": "residual"}, {**values, "network": "residual", "layer1.0": False}]
     assert displayed.alts()[1:] == [f"drawn with {step}" for step in steps] and not plt.get_fignums()
+    assert cleared == [True] * 3  # the figure before it goes, when the new one is there: no flicker
 
 
 class FileUpload7(ipywidgets.Button):

@@ -178,6 +178,10 @@ def test_cifar_family(depth, expected):
     assert residual(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_the_smallest_of_the_family_has_a_block_a_stage():
+    assert [len(getattr(cifar_resnet(8), name)) for name in ("layer1", "layer2", "layer3")] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("depth", [0, 2, 18, 21, 51, -4])
 def test_wrong_depth(depth):
     with pytest.raises(ValueError, match=f"depth {depth} is not of the form 6n"):

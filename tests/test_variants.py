@@ -204,6 +204,7 @@ def test_the_identity_path_is_exact():
 
 
 def test_a_preactivation_block_changes_shape():
+    assert PreActivationBlock(8, 8, stride=2)(torch.randn(2, 8, 6, 6)).shape == (2, 8, 3, 3)
     block = PreActivationBlock(4, 8, stride=2)
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 4, 6, 6)
