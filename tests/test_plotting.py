@@ -182,6 +182,7 @@ def execute(*sources: str) -> nbformat.NotebookNode:
     return notebook
 
 
+@pytest.mark.long
 def test_a_real_kernel_shows_figure_controls_and_new_figure_and_curves_in_one_place():
     curves = f"""
         on_epoch = plotting.live_curves(2, "two epochs")
