@@ -92,6 +92,12 @@ def figures_have_alternative_text(notebook):
             yield f"alternative text {alt!r} in Markdown"
 
 
+def every_reader_shows_it(notebook):
+    """Colab resolves no relative picture and GitHub no attachment; nbviewer draws no Mermaid; all of them drop scripts."""
+    for fault in re.findall(r"!\[[^\]]*\]\((?!https?:)[^)]*\)|```mermaid|<(?:img|script|iframe|style)\b", markdown(notebook)):
+        yield f"{fault} is not shown everywhere; pictures are shown by code cells"
+
+
 def links_resolve(notebook):
     for target in re.findall(r"\]\(([^)\s]+)\)", markdown(notebook)):
         if not target.startswith(("http", "#")) and not (ROOT / "notebooks" / target.split("#")[0]).exists():
@@ -151,6 +157,7 @@ GUARDS = (
     headings,
     same_first_cell,
     figures_have_alternative_text,
+    every_reader_shows_it,
     links_resolve,
     ignored_cells_assert,
     enough_is_compared,
@@ -221,6 +228,8 @@ def plant(fault: str, notebook) -> None:
         notebook.cells[1].source += "\nprint('hello')"
     elif fault == "figures_have_alternative_text":
         text.source += "\n![](figure.png)"
+    elif fault == "every_reader_shows_it":
+        text.source += "\n![A figure that lies beside the notebook](../images/figure.png)"
     elif fault == "links_resolve":
         text.source += "\n[gone](99_gone.ipynb)"
     elif fault == "ignored_cells_assert":
