@@ -133,6 +133,8 @@ return {prompts: shown('.jp-CodeCell .jp-InputPrompt').map(prompt => prompt.text
         figures: shown('.jp-OutputArea img').filter(image => image.naturalWidth > 50).map(image => image.src.slice(-400)),
         formulas: shown('mjx-container').length, unclear: shown('mjx-merror').length,
         bars: shown('.jp-OutputArea pre').filter(text => text.textContent.includes('%|')).length}"""
+SHOW_BAR = """[...document.querySelectorAll('.jp-OutputArea pre')].filter(text => text.textContent.includes('%|'))
+.forEach(bar => bar.scrollIntoView({block: 'center'}))"""
 CONTROLS = {".jupyter-widgets [role=slider]": Keys.ARROW_RIGHT, ".jupyter-widgets input[type=checkbox]": Keys.SPACE}
 
 
@@ -154,6 +156,9 @@ def test_lesson_runs_in_jupyterlab(browser, lab, path):
     while time.monotonic() < end:
         time.sleep(0.5)
         seen = browser.execute_script(SEEN)
+        if seen["bars"] > bars:
+            browser.execute_script(SHOW_BAR)
+            browser.save_screenshot(picture.format("progress"))
         ever, bars = ever | set(seen["figures"]), max(bars, seen["bars"])
         if seen["prompts"] == expected or seen["errors"]:
             break

@@ -343,7 +343,7 @@ def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
     assert not equal(one, other)
 
 
-CLIMBED = [f"ladder-{step}" for step in range(1, len(LADDER) + 1)]  # mixtures of ladder-0 and laptop
+CLIMBED = [f"ladder-{step}" for step in range(1, len(LADDER) + 1)]  # mixtures of ladder-0, laptop and resnet50-97
 LONG_RUN = {"epochs": 3, "batch_size": 32, "dataset": "shapes", "split": "train", "device": "cpu", "precision": "float32"}
 
 
