@@ -29,7 +29,7 @@ body { margin: 0 auto; max-width: 50rem; padding: 0 1rem 3rem; font: 1.05rem/1.6
 body { overflow-wrap: break-word }
 h1, h2, h3 { line-height: 1.25 } a { color: #0b57a4 } img { max-width: 100%; height: auto }
 pre, .wide { overflow-x: auto }
-pre { padding: .6rem; margin: .6rem 0; background: #f6f6f6; font-size: .85rem; line-height: 1.4 }
+pre { padding: .6rem; margin: .6rem 0; background: #fafafa; font-size: .85rem; line-height: 1.4 }
 .output_area pre { background: none; border-left: 3px solid #bbb } .highlight { background: none } code { font-size: .9em }
 table { border-collapse: collapse } td, th { padding: .25rem .6rem; border-bottom: 1px solid #ccc; text-align: left }
 math[display="block"] { margin: .8rem 0 } nav { display: flex; gap: 1rem; justify-content: space-between; margin: 1rem 0 }
