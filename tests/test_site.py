@@ -1,11 +1,13 @@
 """The pages that `make html` writes: every one is built, points somewhere, and needs neither network nor script."""
 
 import copy
+import re
 
 import nbformat
 import pages
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.colors import to_rgb
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +73,24 @@ def test_every_figure_keeps_its_alternative_text(site):
                 if "image/png" in output.get("data", {}):
                     metadata = output.metadata.get("image/png", {}) | output.metadata
                     assert " ".join(metadata["alt"].split()) in [" ".join(text.split()) for text in texts], source.name
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2.2)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_code_stands_out_from_its_background(site):
+    """WCAG's 4.5 to 1, for every colour in which a page shows code."""
+    for file, soup in site.items():
+        css, tokens = soup.style.string, [token for token in soup.select(".highlight span[class]") if token.text.strip()]
+        background = re.search(r"pre \{[^}]*background: (#\w+)", css)[1]
+        colors = {
+            name: re.search(rf"\.{name} \{{ color: (#\w+)", css)
+            for name in {name for token in tokens for name in token["class"]}
+        }
+        for name, color in colors.items():
+            if color:
+                ratio = (luminance(background) + 0.05) / (luminance(color[1]) + 0.05)
+                assert ratio >= 4.5, f"{file.name}: .{name}, {color[1]} on {background}: {ratio:.2f}"
