@@ -345,7 +345,8 @@ def read_run(name: str | Path) -> dict:
 
     Returns `config`, `environment`, `metrics` (dicts), `history` (a pandas table, a row per epoch) and, where recorded,
     `test_logits`, `test_labels`, `val_logits`, `val_labels` (tensors; of a slim record `…_predictions`) and `test_trace`
-    (a table). Raises FileNotFoundError for a run that was not recorded or not finished.
+    (a table). A setting younger than the record has its default, which leaves everything as it was. Raises
+    FileNotFoundError for a run that was not recorded or not finished.
     """
     import pandas as pd
 
@@ -354,6 +355,7 @@ def read_run(name: str | Path) -> dict:
         known = sorted(path.parent.name for path in (ROOT / "results").glob("*/metrics.json"))
         raise FileNotFoundError(f"{folder} holds no finished run; recorded are: {', '.join(known) or 'none'}")
     run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("config", "environment", "metrics")}
+    run["config"] = dataclasses.asdict(TrainConfig()) | run["config"]
     run["history"] = pd.read_csv(folder / "history.csv")
     for part in ("test", "val"):
         for file in folder.glob(f"{part}_*.npz"):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from helpers import data, experiment, training
 from helpers.evaluation import predict
 from helpers.experiment import LADDER, NETWORKS, RECIPES, load_model, main, read_run
 from helpers.resnet import resnet9
+from helpers.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["shapes", "--model", "resnet9", "--epochs", "2", "--batch-size", "32", "--device", "cpu", "--precision", "float32"]
@@ -347,6 +349,16 @@ def test_help_names_every_setting(capsys):
 def test_a_run_that_does_not_exist_is_named():
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         read_run("resnet1000")
+
+
+def test_an_older_record_has_the_defaults_of_younger_settings(tmp_path):
+    """Else lesson 07 would take the same settings for different ones."""
+    shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["ema"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"lr": 0.123}))
+    assert set(read_run(tmp_path / "old")["config"]) == {field.name for field in dataclasses.fields(TrainConfig)}
+    assert read_run(tmp_path / "old")["config"]["ema"] == 0 and read_run(tmp_path / "old")["config"]["lr"] == 0.123
 
 
 # --- the records that are committed
