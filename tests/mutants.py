@@ -158,6 +158,7 @@ EQUIVALENT = {
     "data.draw_shapes: 0 * picture → (0 / picture)": "no colour of a background is exactly 0",
     "experiment.write_record.write_json: 2 → 3": "how far a JSON file is indented",
     "01_residual_learning[95].gradient_by_length: 8 → 9": "nine random pictures instead of eight",
+    "experiment.run: True → False": "flush=True: the same line, later where nobody sits before a terminal",
     "data.read_cifar10: 1 → 2": "NumPy takes any negative size, -2 as well as -1, for the one that it has to find",
 }
 

@@ -363,6 +363,7 @@ def test_what_cannot_be_whitened_is_refused(filters):
     conv = nn.Conv2d(3, filters, 3)
     with pytest.raises(ValueError, match=f"{filters} filters.*up to 54"):
         resnet.whiten(conv, torch.randn(4, 3, 8, 8))
+    resnet.whiten(nn.Conv2d(3, 54, 3), torch.randn(4, 3, 8, 8))
 
 
 def test_resnet9_passes_half_of_its_channels_on():
