@@ -16,6 +16,8 @@ import urllib.request
 import nbformat
 import pages
 import pytest
+from lessons import LESSONS
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -23,7 +25,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 AXE = "4.14.1"
 BUILD = pages.ROOT / "build"
-LESSONS = sorted((pages.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 FLAGS = "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync".split()
 NOISE = ["favicon", "/api/kernels", "WebSocket"]  # no icon is served; a kernel that is closed drops its connection
 NOISE += ["colab-badge.svg", "open-in-kaggle.svg"]  # pictures on other servers: there may be no internet
@@ -93,10 +94,7 @@ def lab(browser):
     ignore = shutil.ignore_patterns("build", "data", ".*", "__pycache__")
     shutil.copytree(pages.ROOT, course / "resnet-course", ignore=ignore)
     for path in (course / "resnet-course" / "notebooks").glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
+        notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, as_version=4), {})
         nbformat.write(notebook, path)
     settings = course / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     settings.parent.mkdir(parents=True)

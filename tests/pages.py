@@ -141,9 +141,8 @@ def navigation(soup: BeautifulSoup, source: Path, before: Path | None, after: Pa
             if target:
                 start = posixpath.dirname(address(source)) or "."
                 link = soup.new_tag("a", href=posixpath.relpath(address(target), start))
-                name = "Contents" if target.suffix == ".md" and text == "Contents" else f"{target.parent.name}/{target.stem}"
-                name = name.removeprefix("notebooks/").replace("_", " ").removeprefix(f"{ROOT.name}/")
-                link.string = f"{text} {name}" if text == "←" else f"{name} {text}" if text == "→" else name
+                name = target.relative_to(ROOT).with_suffix("").as_posix().removeprefix("notebooks/").replace("_", " ")
+                link.string = {"←": f"← {name}", "→": f"{name} →"}.get(text, text)
                 nav.append(link)
         insert(0, nav)
 
