@@ -324,6 +324,7 @@ class Batches:
             images, labels = self.transform(batch.images), batch.labels
             if self.mix:
                 images, labels = self.mix(images, labels)
+                images = images.contiguous(memory_format=torch.channels_last)  # which mixup gives up on a GPU
             if self.share:
                 images, labels = images[self.share], labels[self.share]
             yield images, labels

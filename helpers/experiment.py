@@ -139,7 +139,7 @@ RECIPES = {
     )
 }
 
-LADDER = (  # from that notebook to today's habits, one step at a time: each changes this and keeps all before it
+LADDER = (  # from that notebook to today's habits, one group of settings at a time: each changes these and keeps all before it
     ("computing in bfloat16", {"precision": "bfloat16"}),
     ("a network for 32×32 pictures", {"model": "resnet9"}),
     (
@@ -166,8 +166,8 @@ def build_model(name: str, num_classes: int = 10, **options) -> nn.Module:
         raise ValueError(f"{name} does not take {', '.join(options)}") from None
 
 
-def describe_environment() -> dict:
-    """Versions, processor, commit, command and date: what a reader needs to place a recorded number."""
+def describe_environment(device: str) -> dict:
+    """Versions, processor, the GPU where `device` is one, commit, command and date: what places a recorded number."""
 
     def git(*arguments: str) -> str:
         try:
@@ -183,7 +183,7 @@ def describe_environment() -> dict:
         **{package: version(package) for package in ("torch", "numpy")},
         "system": platform.platform(),
         "processor": processor_name(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),
         "processes": distributed.rank_and_size()[1],
     }
@@ -236,7 +236,8 @@ def dry_run(config: TrainConfig) -> str:
 
     plan = describe(config, dataset, model)
     seconds(1)  # the first step also sets everything up
-    enough = max(2, min(50, int(5 / seconds(1)), len(dataset.train) // config.batch_size))
+    one = seconds(1)
+    enough = distributed.from_first(lambda: max(2, min(50, int(5 / one), len(dataset.train) // config.batch_size)))
     per_step = seconds(enough) / enough
     estimate = total_steps * per_step
     if config.split == "train":  # a forward pass is about a third of a step
@@ -263,7 +264,7 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool
     if not use_test and (test_trace or config.split != "train"):
         raise ValueError("without the test set there is only the validation part to measure on: --split train, no --test-trace")
     config, dataset, model = prepare(config)
-    environment = describe_environment()
+    environment = describe_environment(config.device)
     rank, _ = distributed.rank_and_size()
     if rank == 0:
         print(f"{describe(config, dataset, model)}\nrecord: {out}", flush=True)

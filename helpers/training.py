@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from helpers import distributed
@@ -60,7 +60,7 @@ class TrainConfig:
     zero_gamma: bool = False  # every residual block starts as the identity
     whiten: bool = False  # the first convolution's filters are computed from the training pictures, and frozen
     compile: bool = False  # fuse operations with torch.compile before training
-    precision: str = "auto"  # auto, float32, bfloat16 or float16
+    precision: str = "auto"  # auto, float32 (on a recent GPU: TensorFloat-32), bfloat16 or float16
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps …
     seed: int = 0
 
@@ -155,7 +155,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     fused = next(model.parameters()).device.type in ("cuda", "cpu")  # one kernel for all weights, and no wait for the scaler
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, lr=config.lr, fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+    for parameter in learned if config.momentum else ():  # where the scaler skips the first step, a fused SGD would go on
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # from whatever its memory held
+    return optimizer
 
 
 def lr_factor(step: int, total_steps: int, warmup: float = 0.2, schedule: str = "cosine") -> float:
@@ -167,7 +170,7 @@ def lr_factor(step: int, total_steps: int, warmup: float = 0.2, schedule: str = 
         return 1.0
     if schedule == "steps":  # the paper's: 32k and 48k of 64k iterations
         return 0.1 ** (int(step >= total_steps / 2) + int(step >= total_steps * 3 / 4))
-    progress = (step - warmup_steps) / (total_steps - warmup_steps)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 1 - progress if schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -262,11 +265,22 @@ def check_finite(name: str, value: float, losses: list[Tensor], place: str, conf
 
 
 def make_average(model: nn.Module, decay: float, optimizer: torch.optim.Optimizer) -> AveragedModel | None:
-    """An exponential moving average of weights and BatchNorm statistics, updated after every step of `optimizer`."""
+    """An exponential moving average of weights and BatchNorm statistics, updated after every step of `optimizer`.
+
+    It begins with the weights after the first step. AveragedModel's own update would let the host wait for a GPU each time.
+    """
     if decay == 0:
         return None
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
+    average = AveragedModel(model)
+    pairs = zip(average.module.state_dict().values(), model.state_dict().values(), strict=True)
+    ours, theirs = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+
+    @torch.no_grad()
+    def update(*_) -> None:
+        torch._foreach_lerp_(ours, theirs, 1 - decay if average.n_averaged else 1.0)
+        average.n_averaged += 1
+
+    optimizer.register_step_post_hook(update)
     return average
 
 
@@ -385,8 +399,8 @@ def fit(
     """Trains `model` for `config.epochs` epochs and returns the history: one dict an epoch, accuracies in 0–1.
 
     With a `checkpoint` path the state is saved there after each epoch, and on Ctrl-C after the current step (of several
-    processes that train together: not at all); a run that finds one goes on from it and ends with the same bits. Of the
-    settings only `accumulate` may have changed since. `on_epoch(model, row)` is called after each epoch and may add to the
+    processes that train together: not at all); a run that finds one goes on from it and, on a CPU, ends with the same bits. Of
+    the settings only `accumulate` may have changed since. `on_epoch(model, row)` is called after each epoch and may add to the
     row. Model, data and batches all live on `config.device`. With `config.ema` the averaged weights are what is evaluated,
     and what `model` holds in the end.
     Raises ValueError for a checkpoint of another run and for data that cannot be learned from, FloatingPointError where the

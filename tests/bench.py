@@ -272,7 +272,7 @@ def bench(batch_size: int, rounds: int, device: torch.device, precision: str) ->
         add(f"peak memory of that step: {setting}", "MiB", peak, "ours", "peer")
     if device.type == "cuda":
         rows += gpu_rows(device, precision)
-    return {"environment": describe_environment() | {"command": "make bench", "dataset": dataset.name}, "rows": rows}
+    return {"environment": describe_environment(str(device)) | {"command": "make bench", "dataset": dataset.name}, "rows": rows}
 
 
 def main() -> None:

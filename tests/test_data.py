@@ -175,6 +175,15 @@ def test_an_epoch_is_a_permutation_without_the_short_rest():
     assert {tuple(b.tolist()) for _, b in batches} != {tuple(b.tolist()) for _, b in epoch}  # another epoch, another order
 
 
+def test_mixed_pictures_keep_the_layout_that_convolutions_like():
+    """torchvision's mixup returns the usual layout on a GPU; the stand-in does so everywhere."""
+    pictures = Split(torch.rand(8, 3, 4, 4), torch.arange(8))
+    batches = Batches(pictures, 4, lambda images: images, generator(), mix=lambda images, labels: (images.clone() / 2, labels))
+    for images, labels in batches:
+        assert images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+        assert torch.equal(images, pictures.images[labels] / 2)
+
+
 def test_every_picture_comes_first_equally_often():
     batches = Batches(numbered(6), 1, lambda images: images, generator())
     firsts = np.bincount([next(iter(batches))[1].item() for _ in range(3_000)], minlength=6)

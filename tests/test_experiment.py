@@ -246,6 +246,13 @@ def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
     assert experiment.processor_name()
 
 
+def test_the_gpu_is_named_where_it_was_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU {device}")
+    named = [experiment.describe_environment(device)["gpu"] for device in ("cpu", "cuda", "cuda:1")]
+    assert named == [None, "the GPU cuda", "the GPU cuda:1"]
+
+
 def test_a_run_keeps_everything_and_traces_nothing_unless_told(quick, tmp_path):
     config = dataclasses.replace(RECIPES["shapes"], model="resnet9", epochs=1, batch_size=32, device="cpu", precision="float32")
     experiment.run(config, tmp_path / "run")

@@ -65,6 +65,13 @@ def test_a_constant_rate_stays_after_the_warm_up():
     assert [lr_factor(step, 10, 0.2, "constant") for step in range(10)] == pytest.approx([1 / 3, 2 / 3] + 8 * [1.0])
 
 
+def test_a_warm_up_may_fill_the_whole_run(shapes):
+    """PyTorch's scheduler asks for one step more than a run has."""
+    assert [lr_factor(step, 2, warmup=0.9) for step in range(3)] == pytest.approx([1 / 3, 2 / 3, 1])
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=320, warmup=0.9)
+    assert fit(small_net(), shapes, config, progress=False)[0]["lr"] == pytest.approx(CONFIG.lr / 2)
+
+
 def test_fit_walks_the_whole_schedule(shapes):
     history = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=4), progress=False)
     steps = 320 // 64
@@ -134,6 +141,27 @@ def test_the_optimizer_follows_the_settings():
         config = dataclasses.replace(CONFIG, lr=0.07, momentum=momentum)
         for group in training.make_optimizer(resnet20(), config).param_groups:
             assert (group["lr"], group["momentum"], group["nesterov"]) == (0.07, momentum, momentum > 0)
+
+
+def test_a_first_step_that_the_scaler_skips_leaves_no_momentum():
+    """float16's first gradients often overflow: the step is skipped, and the next one must start from a velocity of 0."""
+    try:
+        torch.use_deterministic_algorithms(True)  # fills memory that nobody has written to with NaN
+        model = nn.Linear(4, 2)
+        optimizer = training.make_optimizer(model, CONFIG)
+        scaler = GradScaler("cpu")
+        for factor in (math.inf, 1.0):
+            optimizer.zero_grad()
+            before = model.weight.detach().clone()
+            scaler.scale(model(torch.ones(3, 4)).sum() * factor).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            assert torch.equal(before, model.weight) == (factor == math.inf)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    velocity = 3 + CONFIG.weight_decay * before
+    torch.testing.assert_close(optimizer.state[model.weight]["momentum_buffer"], velocity)
+    torch.testing.assert_close(model.weight.detach(), before - CONFIG.lr * (velocity + CONFIG.momentum * velocity))
 
 
 def test_adam_takes_the_steps_of_its_paper():
