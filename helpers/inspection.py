@@ -126,8 +126,8 @@ def block_names(model: nn.Module) -> list[str]:
 def drop_blocks(model: nn.Module, names: list[str]) -> nn.Module:
     """A copy of `model` in which the named blocks compute nothing: y = ReLU(shortcut(x)) (Veit et al. 2016).
 
-    Where a block keeps the shape, and always after a ReLU, that is y = x. A block that changes the shape keeps its
-    shortcut; a plain one has none and gets the one without parameters (`ZeroPad`).
+    For blocks that end with a ReLU. Where a block keeps the shape, its input comes from a ReLU, too, and y = x. A block that
+    changes the shape keeps its shortcut; a plain one has none and gets the one without parameters (`ZeroPad`).
     """
     model = copy.deepcopy(model)
     for name in names:

@@ -168,9 +168,9 @@ EQUIVALENT = {
     "05_evaluation[57].noisy: images + sd * noise → (images - sd * noise)": "noise is as likely as its negative",
     "data.draw_shapes: 0 * picture → (0 / picture)": "no colour of a background is exactly 0",
     "experiment.write_record.write_json: 2 → 3": "how far a JSON file is indented",
-    "01_residual_learning[95].gradient_by_length: 8 → 9": "nine random pictures instead of eight",
+    "01_residual_learning[98].gradient_by_length: 8 → 9": "nine random pictures instead of eight",
     "experiment.run: True → False": "flush=True: the same line, later where nobody sits before a terminal",
-    "01_residual_learning[113].input_gradient: 2 → 3": "networks of 2, 4, 8, … layers are asked for, none of three",
+    "01_residual_learning[116].input_gradient: 2 → 3": "networks of 2, 4, 8, … layers are asked for, none of three",
     "data.read_cifar10: 1 → 2": "NumPy takes any negative size, -2 as well as -1, for the one that it has to find",
 }
 
