@@ -357,6 +357,8 @@ def read_run(name: str | Path) -> dict:
         raise FileNotFoundError(f"{folder} holds no finished run; recorded are: {', '.join(known) or 'none'}")
     run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("config", "environment", "metrics")}
     run["config"] = dataclasses.asdict(TrainConfig()) | run["config"]
+    if run["config"]["flip"] is True:  # as records say it that are older than "alternate"
+        run["config"]["flip"] = "random"
     run["history"] = pd.read_csv(folder / "history.csv")
     for part in ("test", "val"):
         for file in folder.glob(f"{part}_*.npz"):

@@ -75,20 +75,23 @@ def torchvision_resnet50() -> nn.Module:
     return model
 
 
-def peer_step(batch_size: int, device: torch.device) -> Callable[[], float]:
-    """Seconds of one step in the usual setting: torchvision's network, NCHW, float32, eager, the textbook loop."""
+def peer_step(batch_size: int, device: torch.device, precision: str = "float32") -> Callable[[], float]:
+    """Seconds of one step in the usual setting: torchvision's network, NCHW, eager, the textbook loop, autocast or not."""
     set_seed(0)
     model = torchvision_resnet50().to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    autocast, scaler = make_autocast(precision, device), GradScaler(device.type, enabled=precision == "float16")
     images, labels = torch.randn(batch_size, 3, 32, 32, device=device), torch.randint(10, (batch_size,), device=device)
 
     def step() -> float:
         synchronize(device)
         start = time.perf_counter()
         optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels)
-        loss.backward()
-        optimizer.step()
+        with autocast:
+            loss = F.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         loss.item()  # the usual loop prints or sums it
         return time.perf_counter() - start
 
@@ -238,6 +241,9 @@ def gpu_rows(device: torch.device, precision: str) -> list[dict]:
 def bench(batch_size: int, rounds: int, device: torch.device, precision: str) -> dict:
     """Every comparison, as rows {what, ours, peer, ratio, unit}; ratio is ours / peer, below 1 where ours needs less."""
     dataset, rows = load(), []
+    if device.type == "cuda":  # as `fit` sets them, and as many of the peers do; here for everybody
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
 
     def add(what: str, unit: str, results: dict[str, list[float]], ours: str, peer: str, scale: float = 1) -> None:
         values = {who: statistics.median(results[name]) * scale for who, name in (("ours", ours), ("peer", peer))}
@@ -246,6 +252,7 @@ def bench(batch_size: int, rounds: int, device: torch.device, precision: str) ->
     print(f"training steps of ResNet-50, batch {batch_size}, on {device}", file=sys.stderr, flush=True)
     steps = {
         "peer": peer_step(batch_size, device),
+        "peer with autocast": peer_step(batch_size, device, precision),
         "same setting": our_step(batch_size, device, "usual"),
         "our setting": our_step(batch_size, device, precision),
     }
@@ -253,6 +260,7 @@ def bench(batch_size: int, rounds: int, device: torch.device, precision: str) ->
     work = f"training step of ResNet-50, batch {batch_size}"
     add(f"{work}: both NCHW, float32", "s", results, "same setting", "peer")
     add(f"{work}: ours channels last, {precision}", "s", results, "our setting", "peer")
+    add(f"{work}: both {precision}, ours channels last", "s", results, "our setting", "peer with autocast")
 
     print(f"input pipelines on {dataset.name}", file=sys.stderr, flush=True)
     results = compare(

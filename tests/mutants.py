@@ -15,7 +15,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import random
 import re
 import shutil
 import signal
@@ -23,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -255,13 +255,15 @@ def sites(source: str, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, int, i
 
 def drawn_mutants(files: dict[str, str], kind: str, count: int, in_functions: bool = False) -> list[Mutant]:
     """`count` faults from the files (place: source), at most two in one function, or outside all of one file."""
-    everything = []
+    everything, times = [], Counter()
     for place, source in files.items():
         for function, start, end, new in sites(source, skip=("RECIPES",)):
-            everything.append((place, function, start, end, new))
-    random.Random(SEED).shuffle(everything)
+            fault = (place.split("[")[0], function, source[start:end], new)
+            times[fault] += 1
+            lot = hashlib.sha1(repr((SEED, fault, times[fault])).encode()).hexdigest()  # a change elsewhere leaves the draw
+            everything.append((lot, place, function, start, end, new))
     found, taken = [], {}
-    for place, function, start, end, new in everything:
+    for _, place, function, start, end, new in sorted(everything):
         key = (place, function)
         if len(found) == count or taken.get(key, 0) == 2 or (in_functions and not function):
             continue

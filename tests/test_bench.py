@@ -43,6 +43,22 @@ def test_both_steps_train_the_same_network():
     assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in peer.parameters()]
 
 
+def test_the_peer_trains_with_autocast_where_asked(monkeypatch):
+    seen = []
+
+    class Small(torch.nn.Linear):
+        def forward(self, images):
+            seen.append(super().forward(images.flatten(1)))
+            return seen[-1]
+
+    monkeypatch.setattr(bench, "torchvision_resnet50", lambda: Small(3 * 32 * 32, 10))
+    for precision in ("float32", "bfloat16"):
+        step = bench.peer_step(4, torch.device("cpu"), precision)
+        assert step() > 0 and step() > 0
+        assert seen[-1].dtype == getattr(torch, precision)
+        assert not torch.equal(seen[-1], seen[-2])  # it learned
+
+
 def test_the_table_shows_what_was_written(tmp_path):
     environment = {
         "gpu": None,

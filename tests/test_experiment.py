@@ -363,9 +363,10 @@ def test_an_older_record_has_the_defaults_of_younger_settings(tmp_path):
     shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "old")
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     del config["ema"]
-    (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"lr": 0.123}))
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config | {"lr": 0.123, "flip": True}))
     assert set(read_run(tmp_path / "old")["config"]) == {field.name for field in dataclasses.fields(TrainConfig)}
-    assert read_run(tmp_path / "old")["config"]["ema"] == 0 and read_run(tmp_path / "old")["config"]["lr"] == 0.123
+    config = read_run(tmp_path / "old")["config"]
+    assert (config["ema"], config["lr"], config["flip"]) == (0, 0.123, "random")
 
 
 # --- the records that are committed
