@@ -167,6 +167,7 @@ EQUIVALENT = {
     "data.Dataset.train_val: True → False": "both parts always have the same two fields",
     "05_evaluation[57].noisy: images + sd * noise → (images - sd * noise)": "noise is as likely as its negative",
     "data.draw_shapes: 0 * picture → (0 / picture)": "no colour of a background is exactly 0",
+    "data.draw_shapes.texture: u * v → (u / v)": "only the sign counts, and v is never 0",
     "experiment.write_record.write_json: 2 → 3": "how far a JSON file is indented",
     "01_residual_learning[98].gradient_by_length: 8 → 9": "nine random pictures instead of eight",
     "experiment.run: True → False": "flush=True: the same line, later where nobody sits before a terminal",

@@ -37,6 +37,11 @@ def test_each_sample_goes_to_one_process_and_only_the_short_batch_is_dropped(fol
     assert len(set(seen[0] + seen[1])) == 64 == 70 - 70 % 32
 
 
+def test_both_end_with_the_same_statistics(folder):
+    one, other = (torch.load(folder / f"rank{rank}.pt")["statistics"] for rank in (0, 1))
+    assert len(one) == 2 * 19 and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_one_process_writes_a_record_and_a_resumed_run_ends_with_the_same_bits(folder):
     whole, resumed = read_run(folder / "undisturbed"), read_run(folder / "resumed")
     assert whole["environment"]["processes"] == 2

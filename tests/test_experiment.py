@@ -253,6 +253,22 @@ def test_the_gpu_is_named_where_it_was_used(monkeypatch):
     assert named == [None, "the GPU cuda", "the GPU cuda:1"]
 
 
+def test_the_commit_is_named_and_whether_helpers_have_changed_since(monkeypatch, tmp_path):
+    monkeypatch.setattr(experiment, "ROOT", tmp_path)
+    assert experiment.describe_environment("cpu")["commit"] == ""  # no repository
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "data.py").write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    commit = experiment.describe_environment("cpu")["commit"]
+    assert len(commit) == 40
+    (tmp_path / "README.md").write_text("elsewhere")
+    assert experiment.describe_environment("cpu")["commit"] == commit
+    (tmp_path / "helpers" / "data.py").write_text("2")
+    assert experiment.describe_environment("cpu")["commit"] == commit + "+changes"
+
+
 def test_a_run_keeps_everything_and_traces_nothing_unless_told(quick, tmp_path):
     config = dataclasses.replace(RECIPES["shapes"], model="resnet9", epochs=1, batch_size=32, device="cpu", precision="float32")
     experiment.run(config, tmp_path / "run")

@@ -67,6 +67,8 @@ def test_confusion_writes_every_count_and_colours_the_errors():
     assert [text.get_text() for text in ax.texts] == ["50", "3", "7", "40"]
     assert ax.collections[0].get_array().ravel().tolist() == [0, 3, 7, 0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog"] and ax.get_ylabel() == "true class"
+    width, height = ax.figure.get_size_inches()
+    assert height < width < 1.3 * height  # square cells, with room for the colour bar
 
 
 def test_show_keeps_the_alternative_text_and_the_colours_and_closes(monkeypatch):

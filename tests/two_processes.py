@@ -47,6 +47,14 @@ def train_frozen() -> dict[str, torch.Tensor]:
     }
 
 
+def statistics() -> dict[str, torch.Tensor]:
+    """BatchNorm's running statistics after an epoch in which each process saw its own share of the pictures."""
+    training.set_seed(1)
+    model = resnet20()
+    training.fit(model, small_shapes(), CONFIG, progress=False)
+    return {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+
+
 def samples_seen() -> list[int]:
     """The numbers of the pictures that this process is given in one epoch."""
     numbers = torch.arange(70)
@@ -79,7 +87,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     distributed.start()
     rank, _ = distributed.rank_and_size()
-    torch.save({"frozen": train_frozen(), "seen": samples_seen()}, folder / f"rank{rank}.pt")
+    torch.save({"frozen": train_frozen(), "seen": samples_seen(), "statistics": statistics()}, folder / f"rank{rank}.pt")
     record(folder / "undisturbed")
     record(folder / "resumed", stop_after=1)
     record(folder / "resumed")
