@@ -355,7 +355,10 @@ def concerned(mutant: Mutant, survey: Survey) -> list[list[str]]:
         return [["-p", "no:nbval", *names]]
     tests = [test for test in sorted(survey, key=lambda test: survey[test][0]) if test.split("::")[0] in names]
     calling = [t for t in tests if any(f"{name}.".startswith(f"{mutant.place}.") for name in survey[t][1])]
-    return [["-p", "no:nbval", *(calling or tests)]] if tests else []
+    lists = [calling or tests] if tests else []
+    if "distributed." in mutant.name:  # what several processes call, no survey has seen
+        lists.append(["tests/test_distributed.py"])
+    return [["-p", "no:nbval", *each] for each in lists]
 
 
 class Watch:
