@@ -1,6 +1,7 @@
 """Training: one frozen set of settings, one plain epoch, and `fit`, which repeats it and survives an interruption."""
 
 import copy
+import ctypes
 import itertools
 import math
 import os
@@ -135,6 +136,21 @@ def bfloat16_pays() -> bool:
                 layers(images).sum().backward()
             times.append(time.perf_counter() - start)
     return min(seconds["float32"]) > 1.3 * min(seconds["bfloat16"])
+
+
+def keep_freed_memory() -> None:
+    """Asks the C library to keep large blocks that are freed, for the next step, instead of giving them back to the system.
+
+    A training step on a CPU frees gigabytes and asks for them again; that the system clears every page of them each time
+    costs a sixth of the step or more. For Linux (glibc); elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, largest = -1, -3, 2**31 - 1  # malloc.h; above these sizes, in bytes, it gives back
+    mallopt(M_TRIM_THRESHOLD, largest)
+    mallopt(M_MMAP_THRESHOLD, largest)
 
 
 def make_autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -413,6 +429,8 @@ def fit(
         # try the convolution kernels once, keep the fastest: not always the same one
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         torch.set_float32_matmul_precision("high")  # TensorFloat-32 for what is not computed in 16 bits
+    elif device.type == "cpu":
+        keep_freed_memory()
     model.to(device, memory_format=torch.channels_last)
     dataset = dataset.to(device)
     autocast = make_autocast(precision, device)
