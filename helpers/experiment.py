@@ -4,7 +4,6 @@ The only module that joins all others, and the only one that writes below `resul
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 import platform
@@ -12,10 +11,12 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -41,104 +42,43 @@ ROOT = Path(__file__).resolve().parents[1]
 
 NETWORKS = MODELS | VARIANTS
 
+final = partial(TrainConfig, dataset="cifar10", split="train+val")  # every choice is made: it learns from all 50,000
+
 RECIPES = {
     config.recipe: config
     for config in (
         TrainConfig(),
         # a residual network for two CPU cores; every choice was made on the validation pictures (notebook 04)
-        TrainConfig(
-            recipe="laptop",
-            model="resnet9",
-            dataset="cifar10",
-            split="train+val",
-            epochs=16,
-            flip="alternate",
-            cutout=8,
-            whiten=True,
+        final(recipe="laptop", model="resnet9", epochs=16, flip="alternate", cutout=8, whiten=True),
+        # a free Colab T4 (float16 there, as `auto` resolves it); not measured yet
+        final(recipe="colab", model="resnet18", epochs=30, lr=0.2, cutout=8, zero_gamma=True),
+        # ResNet-50 on one large GPU; not measured yet
+        final(
+            recipe="resnet50-96", model="resnet50", epochs=80, batch_size=512, lr=0.4, warmup=5 / 80, cutout=12, zero_gamma=True
         ),
-        # a free Colab T4 (float16 there, as `auto` resolves it); epochs and figures are estimates until one has been measured
-        TrainConfig(
-            recipe="colab",
-            model="resnet18",
-            dataset="cifar10",
-            split="train+val",
-            epochs=30,
-            lr=0.2,
-            cutout=8,
+        final(
+            recipe="resnet50-97", model="resnet50", epochs=140, batch_size=512, lr=0.4, warmup=5 / 140, mixing=0.5, ema=0.999,
             zero_gamma=True,
         ),
-        # ResNet-50 on one large GPU
-        TrainConfig(
-            recipe="resnet50-96",
-            model="resnet50",
-            dataset="cifar10",
-            split="train+val",
-            epochs=80,
-            batch_size=512,
-            lr=0.4,
-            warmup=5 / 80,
-            cutout=12,
-            zero_gamma=True,
-        ),
-        TrainConfig(
-            recipe="resnet50-97",
-            model="resnet50",
-            dataset="cifar10",
-            split="train+val",
-            epochs=140,
-            batch_size=512,
-            lr=0.4,
-            warmup=5 / 140,
-            mixing=0.5,
-            ema=0.999,
-            zero_gamma=True,
-        ),
-        # the embedded data set, in two minutes on two cores
+        # the embedded data set, in minutes on two cores
         TrainConfig(recipe="shapes", model="resnet20", dataset="shapes", epochs=12, batch_size=64, lr=0.2),
         # the paper's section 4.2, for ResNet-20 … 110 and their plain twins: 64k steps of 128 on the 50,000
         # (unlike there: Nesterov's momentum, edges mirrored, no decay on BatchNorm, no warm-up for 110 unless asked for)
-        TrainConfig(
-            recipe="paper",
-            model="resnet20",
-            dataset="cifar10",
-            split="train+val",
-            epochs=164,
-            batch_size=128,
-            lr=0.1,
-            warmup=0.0,
-            schedule="steps",
-            weight_decay=1e-4,
-            label_smoothing=0.0,
+        final(
+            recipe="paper", model="resnet20", epochs=164, batch_size=128, lr=0.1, warmup=0.0, schedule="steps",
+            weight_decay=1e-4, label_smoothing=0.0,
         ),
         # the common footing of notebook 07's ablations: what one core does in a few minutes
         TrainConfig(
-            recipe="ablation",
-            model="resnet20",
-            dataset="cifar10",
-            epochs=3,
-            batch_size=128,
-            lr=0.2,
-            label_smoothing=0.0,
+            recipe="ablation", model="resnet20", dataset="cifar10", epochs=3, batch_size=128, lr=0.2, label_smoothing=0.0
         ),
         # the notebook this course started from (75.55 % after 50 epochs, in TensorFlow), at a laptop's number of epochs
         TrainConfig(
-            recipe="ladder-0",
-            model="resnet50-half",
-            dataset="cifar10",
-            epochs=2,
-            batch_size=32,
-            optimizer="adam",
-            lr=1e-3,
-            warmup=0.0,
-            schedule="constant",
-            weight_decay=0.0,
-            label_smoothing=0.0,
-            crop=0,
-            flip="none",
-            precision="float32",
+            recipe="ladder-0", model="resnet50-half", dataset="cifar10", epochs=2, batch_size=32, optimizer="adam", lr=1e-3,
+            warmup=0.0, schedule="constant", weight_decay=0.0, label_smoothing=0.0, crop=0, flip="none", precision="float32",
         ),
     )
-}
+}  # fmt: skip
 
 LADDER = (  # from that notebook to today's habits, one group of settings at a time: each changes these and keeps all before it
     ("computing in bfloat16", {"precision": "bfloat16"}),
@@ -307,19 +247,17 @@ def write_record(
     def write_json(file: str, content: dict) -> None:
         (out / file).write_text(json.dumps(content, indent=2) + "\n")
 
-    def write_csv(file: str, columns: list[str]) -> None:
-        with open(out / file, "w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()} for row in history)
+    def write_csv(file: str, table: pd.DataFrame) -> None:
+        table.round(6).to_csv(out / file, index=False, lineterminator="\n")
 
     from safetensors.torch import save  # here, so that training alone does not need it
 
     write_json("config.json", dataclasses.asdict(config))
     write_json("environment.json", environment)
-    write_csv("history.csv", [name for name in history[0] if name not in ("test_accuracy", "compile_seconds")])
-    if "test_accuracy" in history[0]:
-        write_csv("test_trace.csv", ["epoch", "test_accuracy"])
+    table = pd.DataFrame(history)
+    write_csv("history.csv", table.drop(columns=["test_accuracy", "compile_seconds"], errors="ignore"))
+    if "test_accuracy" in table:
+        write_csv("test_trace.csv", table[["epoch", "test_accuracy"]])
     measured = {}
     for part, values in logits.items():
         stored, labels = values.half(), getattr(dataset, part).labels.cpu()
@@ -350,8 +288,6 @@ def read_run(name: str | Path) -> dict:
     (a table). A setting younger than the record has its default, which leaves everything as it was. Raises
     FileNotFoundError for a run that was not recorded or not finished.
     """
-    import pandas as pd
-
     folder = name if isinstance(name, Path) else ROOT / "results" / name
     if not (folder / "metrics.json").is_file():
         known = sorted(path.parent.name for path in (ROOT / "results").glob("*/metrics.json"))
@@ -364,8 +300,8 @@ def read_run(name: str | Path) -> dict:
     for part in ("test", "val"):
         for file in folder.glob(f"{part}_*.npz"):
             with np.load(file) as stored:
-                for name, values in stored.items():
-                    run[f"{part}_{name}"] = torch.from_numpy(values).to(torch.float32 if name == "logits" else torch.int64)
+                for kind, values in stored.items():
+                    run[f"{part}_{kind}"] = torch.from_numpy(values).to(torch.float32 if kind == "logits" else torch.int64)
     if (folder / "test_trace.csv").is_file():
         run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
     return run

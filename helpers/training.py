@@ -40,7 +40,7 @@ class TrainConfig:
     """Everything that decides the outcome of a run. Raises ValueError for a value that cannot be meant."""
 
     recipe: str = "custom"  # the name of the recipe these settings started from
-    model: str = "resnet9"  # a name in helpers.resnet.MODELS
+    model: str = "resnet9"  # a name in helpers.experiment.NETWORKS
     dataset: str = "auto"  # auto, cifar10 or shapes
     split: str = "train"  # train (validation pictures kept apart) or train+val (all of them, for a final run)
     epochs: int = 10
@@ -142,15 +142,15 @@ def keep_freed_memory() -> None:
     """Asks the C library to keep large blocks that are freed, for the next step, instead of giving them back to the system.
 
     A training step on a CPU frees gigabytes and asks for them again; that the system clears every page of them each time
-    costs a sixth of the step or more. For Linux (glibc); elsewhere nothing happens.
+    costs a sixth of the step or more. For Linux (glibc 2.35 or newer); elsewhere nothing happens.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, largest = -1, -3, 2**31 - 1  # malloc.h; above these sizes, in bytes, it gives back
-    mallopt(M_TRIM_THRESHOLD, largest)
-    mallopt(M_MMAP_THRESHOLD, largest)
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h; above these sizes, in bytes, it gives back
+    if mallopt(M_MMAP_THRESHOLD, 2**31 - 1):  # glibc before 2.35 refuses, and does better without the other, too
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def make_autocast(precision: str, device: torch.device) -> AbstractContextManager:
@@ -333,10 +333,12 @@ def memory_advice(config: TrainConfig) -> Iterator[None]:
         yield
     except RuntimeError as reason:
         if isinstance(reason, torch.OutOfMemoryError) or "can't allocate memory" in str(reason):
-            pictures, parts = config.batch_size // config.accumulate, 2 * config.accumulate
+            share = config.batch_size // distributed.rank_and_size()[1]  # of each process
+            parts = next((n for n in range(2 * config.accumulate, share + 1) if share % n == 0), None)
+            in_parts = f"add --accumulate {parts} to go on with each batch in {parts} parts, or " if parts else ""
             raise MemoryError(
-                f"no memory for {pictures} pictures at once on {config.device}: add --accumulate {parts} to go on with each "
-                f"batch in {parts} parts, or start anew with --batch-size {config.batch_size // 2} --lr {config.lr / 2:g}"
+                f"no memory for {share // config.accumulate} pictures at once on {config.device}: {in_parts}"
+                f"start anew with --batch-size {config.batch_size // 2} --lr {config.lr / 2:g}"
             ) from None
         raise
 

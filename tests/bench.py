@@ -32,6 +32,7 @@ from helpers.resnet import resnet50  # noqa: E402
 from helpers.training import (  # noqa: E402
     TrainConfig,
     compile_model,
+    keep_freed_memory,
     make_autocast,
     make_optimizer,
     resolve_device,
@@ -129,6 +130,8 @@ def peak_memory(contestant: str, batch_size: int, device: torch.device, precisio
 
 def print_peak(contestant: str, batch_size: int, device: torch.device, precision: str) -> None:
     step = peer_step(batch_size, device) if contestant == "peer" else our_step(batch_size, device, precision)
+    if contestant == "ours" and precision != "usual":
+        keep_freed_memory()  # as `fit` does; it has a price
     step(), step()
     if device.type == "cuda":
         print(torch.cuda.max_memory_allocated(device) / 2**20)
@@ -244,6 +247,8 @@ def bench(batch_size: int, rounds: int, device: torch.device, precision: str) ->
     if device.type == "cuda":  # as `fit` sets them, and as many of the peers do; here for everybody
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
+    else:
+        keep_freed_memory()  # for everybody, too: it cannot be had for one of them
 
     def add(what: str, unit: str, results: dict[str, list[float]], ours: str, peer: str, scale: float = 1) -> None:
         values = {who: statistics.median(results[name]) * scale for who, name in (("ours", ours), ("peer", peer))}

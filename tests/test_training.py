@@ -736,6 +736,11 @@ def test_out_of_memory_says_what_to_try(shapes, gpu):
         fit(Hungry(gpu), shapes, CONFIG, progress=False)
     with pytest.raises(MemoryError, match=ADVICE.format(16, 8, 8)):
         fit(Hungry(gpu), shapes, dataclasses.replace(CONFIG, accumulate=4), progress=False)
+    odd = dataclasses.replace(CONFIG, batch_size=100, accumulate=4)
+    with pytest.raises(MemoryError, match="^no memory for 25 .* add --accumulate 10 .* --batch-size 50 --lr 0.05$"):
+        fit(Hungry(gpu), shapes, odd, progress=False)  # 100 pictures do not come in 8 equal parts
+    with pytest.raises(MemoryError, match="^no memory for 1 pictures at once on cpu: start anew with --batch-size 32"):
+        fit(Hungry(gpu), shapes, dataclasses.replace(CONFIG, accumulate=64), progress=False)
 
 
 def without_batchnorm(*limit: int) -> nn.Module:

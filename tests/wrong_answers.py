@@ -50,6 +50,7 @@ WRONG = {
             ("last.weight", "last.bias", "shift β is set to 0; γ"),
             ("nn.init.zeros_(last.weight)", "last.weight * 0", "no scale is 0"),
             ("raise ValueError", "print", "plain network is accepted"),
+            ("raise ValueError", "raise RuntimeError", "stopped with RuntimeError"),
         ],
         "second-moment": [
             ("(1 + scale**2) ** blocks", "(1 + scale) ** (2 * blocks)", "as if F(x) pointed along x"),
