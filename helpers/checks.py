@@ -192,7 +192,7 @@ def difference(given, expected, what: str) -> str:
     if b.numel() == 1:
         return f"{what} should be {b.item():.5g}, and is {a.item():.5g}."
     ratio = a[b != 0] / b[b != 0]
-    if len(ratio) > 1 and ratio[0] and torch.allclose(ratio, ratio[0], rtol=1e-3):
+    if len(ratio) > 1 and ratio[0] and not a[b == 0].any() and torch.allclose(ratio, ratio[0], rtol=1e-3):
         return f"{what} is {ratio[0].item():.4g} times what it should be, everywhere. Which factor is missing, or one too many?"
     off = ~torch.isclose(a, b, rtol=1e-3, atol=1e-4)
     return (
@@ -311,7 +311,8 @@ def check_residual(residual):
             ),
             "the ReLU after the addition is missing.": variant(lambda f, x: f + x),
             "nothing is added: this is a plain layer, ReLU(F(x)).": variant(lambda f, x: F.relu(f)),
-            "F(x) is subtracted from x, or x from F(x). Add them.": variant(lambda f, x: F.relu(f - x)),
+            "x is subtracted from F(x). Add it.": variant(lambda f, x: F.relu(f - x)),
+            "F(x) is subtracted from x. Add it.": variant(lambda f, x: F.relu(x - f)),
             "the output is right, but no gradient flows through x. A `detach`, `no_grad` or `.data`?": variant(
                 lambda f, x: F.relu(f + x.detach())
             ),
@@ -390,8 +391,12 @@ def check_count_paths(count_paths):
 def check_zero_gamma(zero_gamma):
     def scales(choose):
         def run(model):
+            before = dict(model.named_parameters())
             choose(model)
-            return {name: (p == 0).all().item() for name, p in model.named_parameters() if p.ndim == 1}
+            now = dict(model.named_parameters())
+            if any(now.get(name) is not p for name, p in before.items()):
+                fail("a parameter has been replaced by a new one, which no optimiser knows: set the old one to 0 in place.")
+            return {name: "0" if (p == 0).all() else "not 0" for name, p in now.items() if p.ndim == 1}
 
         return run
 
@@ -457,7 +462,7 @@ def check_second_moment(second_moment):
         return x.pow(2).mean().item()
 
     compare(
-        lambda blocks, scale: math.log(second_moment(blocks, scale)),
+        lambda blocks, scale: (q := second_moment(blocks, scale)) and math.log(q),
         lambda blocks, scale: math.log(simulate(blocks, scale)),
         [(blocks, 0.1 * pick(5, 10)) for blocks in (6, 8, 11)],
         {
@@ -584,7 +589,11 @@ def check_batch_norm(batch_norm):
         return run
 
     def answer(x, gamma, beta, mean, var, training, momentum, eps):
-        return batch_norm(x, gamma, beta, mean, var, training, momentum, eps), mean, var
+        given = x.clone()
+        y = batch_norm(x, gamma, beta, mean, var, training, momentum, eps)
+        if not torch.equal(x, given):
+            fail(CHANGED)
+        return y, mean, var
 
     def oracle(x, gamma, beta, mean, var, training, momentum, eps):
         return F.batch_norm(x, mean, var, gamma, beta, training, momentum, eps), mean, var
@@ -717,6 +726,8 @@ def check_make_stage(make_stage):
             stage = build(block, *arguments)
             if not isinstance(stage, nn.Sequential):
                 fail(f"expected an nn.Sequential of blocks, got {type(stage).__name__}.")
+            if len({id(part) for part in stage}) < len(stage):
+                fail("one block stands there several times and so shares its weights; make a new one for each place.")
             return [part.made_with for part in stage]
 
         return run
@@ -784,29 +795,38 @@ def check_option_a(option_a):
     cases = []
     for stride in (2, 1, 2):
         c = pick(2, 5)
-        cases.append((torch.randn(pick(1, 3), c, 2 * pick(2, 5), 2 * pick(2, 5)), c + 2 * pick(1, 3), stride))
+        cases.append((torch.randn(pick(1, 3), c, 2 * pick(2, 5), 2 * pick(2, 5) + 1), c + 2 * pick(1, 3), stride))
+
+    def observed(function):
+        return lambda x, out_channels, stride: observe(lambda x: function(x, out_channels, stride), x)
+
+    mistakes = {
+        "the zeros stand before the old channels; here they belong behind them.": padded(lambda extra: extra, every),
+        "the zeros are split, half before and half behind the old channels; the task asks for all behind.": (
+            padded(lambda extra: extra // 2, every)
+        ),
+        "you average the pixels. Option A keeps every `stride`-th one and throws the others away.": padded(
+            lambda extra: 0, F.avg_pool2d
+        ),
+        "you keep the maximum of neighbouring pixels. Option A keeps every `stride`-th one as it is.": padded(
+            lambda extra: 0, F.max_pool2d
+        ),
+        "the kept pixels start at the second; start at the first, as a strided 1×1 convolution does.": padded(
+            lambda extra: 0, lambda x, stride: every(x, stride, stride - 1)
+        ),
+        "the new channels are copies of the old; they should be zero.": repeated,
+        "the resolution stays. Keep every `stride`-th row and column.": padded(lambda extra: 0, lambda x, stride: x),
+        "the channels stay: fill up to `out_channels` with zeros.": lambda x, out_channels, stride: every(x, stride),
+        "the values are right, but no gradient flows through x. A `detach`, `no_grad` or `.data`?": (
+            lambda x, out_channels, stride: oracle(x.detach(), out_channels, stride)
+        ),
+    }
     compare(
-        option_a,
-        oracle,
+        observed(option_a),
+        observed(oracle),
         cases,
-        {
-            "the zeros stand before the old channels; here they belong behind them.": padded(lambda extra: extra, every),
-            "the zeros are split, half before and half behind the old channels; the task asks for all behind.": (
-                padded(lambda extra: extra // 2, every)
-            ),
-            "you average the pixels. Option A keeps every `stride`-th one and throws the others away.": padded(
-                lambda extra: 0, F.avg_pool2d
-            ),
-            "you keep the maximum of neighbouring pixels. Option A keeps every `stride`-th one as it is.": padded(
-                lambda extra: 0, F.max_pool2d
-            ),
-            "the kept pixels start at the second; start at the first, as a strided 1×1 convolution does.": padded(
-                lambda extra: 0, lambda x, stride: every(x, stride, stride - 1)
-            ),
-            "the new channels are copies of the old; they should be zero.": repeated,
-            "the resolution stays. Keep every `stride`-th row and column.": padded(lambda extra: 0, lambda x, stride: x),
-            "the channels stay: fill up to `out_channels` with zeros.": lambda x, out_channels, stride: every(x, stride),
-        },
+        {message: observed(mistake) for message, mistake in mistakes.items()},
+        what="(output, gradient at the input)",
     )
 
 
@@ -916,7 +936,7 @@ def check_channel_statistics(channel_statistics):
         level = torch.randint(60, 190, (3, 1, 1)) + 40 * torch.randn(pick(40, 60), 3, 1, 1)  # pictures differ in brightness
         cases.append(((level + 30 * torch.randn(len(level), 3, 24, 24)).clamp(0, 255).byte(),))
     compare(
-        lambda x: tuple(channel_statistics(x)),
+        lambda x: y if (y := channel_statistics(x)) is None else tuple(y),
         statistics,
         cases,
         {
@@ -1048,6 +1068,9 @@ def check_cutout(cutout):
                 lambda c, size: c
             ),
             "the square is one pixel too large: it ends before start + size.": variant(length=lambda size: size + 1),
+            "for an odd size the square is one pixel too small: it ends before start + size, not before centre + size // 2.": (
+                variant(length=lambda size: size - size % 2)
+            ),
             "the square has half the size (or `size` is taken as a radius somewhere).": variant(length=lambda size: size // 2),
             "the square has twice the size: `size` is its side, not its radius.": variant(lambda c, s: c - s, lambda s: 2 * s),
             "the square is filled with 1; the task asks for 0, the mean colour.": variant(value=1.0),
@@ -1065,12 +1088,23 @@ def check_split(split):
         given = attempt(split, labels.clone(), per_class, seed)
         if not isinstance(given, (tuple, list)) or len(given) != 2:
             fail("two lists of indices are expected: (those to train on, those set apart).")
-        return [torch.as_tensor(part).flatten().long() for part in given]
+        for part in given:
+            if not isinstance(part, (Tensor, list)):
+                fail(f"a part should be a tensor of indices, and is {shown(part)}.")
+        given = [torch.as_tensor(part) for part in given]
+        if any(part.dtype == torch.bool for part in given):
+            fail("these are masks of truth values; indices are asked for: `torch.nonzero(mask)[:, 0]`.")
+        for part in given:
+            if part.ndim != 1:
+                fail(f"a part has shape {tuple(part.shape)}; indices have one axis: `torch.nonzero(…)[:, 0]`.")
+        return [part.long() for part in given]
 
     rest, apart = parts(1)
     both = torch.cat([rest, apart])
     if len(both) and (both.min() < 0 or both.max() >= len(labels)):
-        fail(f"there are indices outside of 0 … {len(labels) - 1}. Are these labels instead of indices?")
+        fail(f"there are indices outside of 0 … {len(labels) - 1}.")
+    if set(both.tolist()) <= set(labels.tolist()):
+        fail("these are labels; indices are asked for: the places in `labels` where they stand.")
     if set(rest.tolist()) & set(apart.tolist()):
         fail("some pictures are in both parts: the score on the part set apart would be a lie.")
     if len(both) != len(labels):
@@ -1079,7 +1113,11 @@ def check_split(split):
     if len(rest) == classes * per_class:
         fail("the parts are swapped: first those to train on, then those set apart.")
     if found != [per_class] * classes:
-        why = "of one class more than of another; choose class by class" if sum(found) == classes * per_class else "per class"
+        why = (
+            "of one class more than of another; choose class by class"
+            if sum(found) == classes * per_class
+            else "choose `per_class` of each"
+        )
         fail(f"set apart are {found} of the classes, and should be {[per_class] * classes}: {why}.")
     first = torch.cat([torch.nonzero(labels == k)[:per_class, 0] for k in range(classes)])
     if set(first.tolist()) == set(apart.tolist()):

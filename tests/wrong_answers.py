@@ -11,7 +11,8 @@ WRONG = {
             ("F.relu(branch(x) + x)", "F.relu(F.relu(branch(x)) + x)", "leave that one out"),
             ("F.relu(branch(x) + x)", "branch(x) + x", "ReLU after the addition is missing"),
             ("F.relu(branch(x) + x)", "F.relu(branch(x))", "nothing is added"),
-            ("F.relu(branch(x) + x)", "F.relu(branch(x) - x)", "subtracted"),
+            ("F.relu(branch(x) + x)", "F.relu(branch(x) - x)", "x is subtracted"),
+            ("F.relu(branch(x) + x)", "F.relu(x - branch(x))", "F(x) is subtracted"),
             ("F.relu(branch(x) + x)", "F.relu(branch(x) + x.detach())", "no gradient flows through x"),
             ("F.relu(branch(x) + x)", "F.relu(branch(x).detach() + x)", "through the branch"),
             ("return F.relu(branch(x) + x)", "x += branch(x)\n    return F.relu(x)", "changes what it was given"),
@@ -51,6 +52,8 @@ WRONG = {
             ("nn.init.zeros_(last.weight)", "last.weight * 0", "no scale is 0"),
             ("raise ValueError", "print", "plain network is accepted"),
             ("raise ValueError", "raise RuntimeError", "stopped with RuntimeError"),
+            ("nn.init.zeros_(last.weight)", "last.weight = nn.Parameter(0 * last.weight)", "in place", "optimiser"),
+            ("(BasicBlock, Bottleneck)", "BasicBlock", "should be '0', and is 'not 0'"),
         ],
         "second-moment": [
             ("(1 + scale**2) ** blocks", "(1 + scale) ** (2 * blocks)", "as if F(x) pointed along x"),
@@ -59,6 +62,7 @@ WRONG = {
             ("(1 + scale**2) ** blocks", "1 + scale**2", "one block's factor"),
             ("(1 + scale**2) ** blocks", "2**blocks", "not squared, or not used"),
             ("** blocks", "** (blocks / 2)", "root"),
+            ("return (1 + scale**2)", "(1 + scale**2)", "`return`"),
         ],
         "gradient-by-depth": [
             ("for gradient in gradients]", "for gradient in reversed(gradients)]", "begin with the first"),
@@ -115,6 +119,7 @@ WRONG = {
                 "return gamma * (x - mean) / (var + eps).sqrt()",
                 "part 1",
             ),
+            ("return gamma * (x - mean)", "x -= mean\n    return gamma * x", "changes what it was given"),
         ],
         "basic-block": [
             ("F.relu(out + shortcut)", "F.relu(out) + shortcut", "ReLU comes before the addition"),
@@ -162,6 +167,11 @@ WRONG = {
             ("range(depth - 1)", "range(depth)", "one block too many"),
             ("range(depth - 1)", "range(depth - 2)", "one block too few"),
             ("return nn.Sequential(*blocks)", "return blocks", "nn.Sequential"),
+            (
+                {"for _ in range(depth - 1):": "if depth > 1:", "blocks.append(block(": "blocks += (depth - 1) * [block("}
+                | {"width, 1))": "width, 1)]"},
+                "shares its weights",
+            ),
         ],
         "option-a": [
             ("0, 0, 0, 0, 0, out_channels - x.shape[1]", "0, 0, 0, 0, out_channels - x.shape[1], 0", "before the old channels"),
@@ -175,6 +185,12 @@ WRONG = {
             ("x[:, :, ::stride, ::stride]", "x[:, :, stride - 1 :: stride, stride - 1 :: stride]", "start at the first"),
             ("x = x[:, :, ::stride, ::stride]", "", "resolution stays"),
             ("x[:, :, ::stride, ::stride]", "x[::stride, ::stride]", "shape"),
+            ("x[:, :, ::stride, ::stride]", "x[:, :, ::stride, ::stride].detach()", "no gradient"),
+            (
+                "x[:, :, ::stride, ::stride]",
+                "x[:, :, : x.shape[2] // stride * stride : stride, : x.shape[3] // stride * stride : stride]",
+                "shape",
+            ),
         ],
         "kaiming": [
             ("out_channels, _, k, _ = weight.shape", "_, out_channels, k, _ = weight.shape", "fan_in"),
@@ -216,6 +232,7 @@ WRONG = {
             ("x.std((0, 2, 3))", "x.mean((2, 3)).std(0)", "pictures' means"),
             ("x.std((0, 2, 3))", "x.var((0, 2, 3))", "variance"),
             ("(0, 2, 3)", "(0, 1, 2)", "shape"),
+            ("return x.mean", "x.mean", "`return`"),
         ],
         "crop": [
             ("mirrored(h, down), mirrored(w, right)", "mirrored(h, right), mirrored(w, down)", "swapped"),
@@ -254,6 +271,7 @@ WRONG = {
             ("- size // 2", "", "begins at the centre"),
             ("position < start + size", "position <= start + size", "one pixel too large"),
             ("position < start + size", "position < start + size // 2", "half the size"),
+            ("position < start + size", "position < centres[:, None] + size // 2", "odd size"),
             ({"- size // 2": "- size", "start + size": "start + 2 * size"}, "twice the size"),
             ("0.0)", "1.0)", "filled with 1"),
             (
@@ -290,7 +308,15 @@ WRONG = {
 """,
                 "class by class",
             ),
-            ("[:per_class]", "[: per_class // 2]", "per class"),
+            ("[:per_class]", "[: per_class // 2]", "`per_class` of each"),
+            ("torch.nonzero(rest)[:, 0], torch.nonzero(~rest)[:, 0]", "rest, ~rest", "masks"),
+            ("torch.nonzero(rest)[:, 0], torch.nonzero(~rest)[:, 0]", "rest.nonzero(), (~rest).nonzero()", "one axis"),
+            (
+                "torch.nonzero(rest)[:, 0], torch.nonzero(~rest)[:, 0]",
+                "rest.nonzero(as_tuple=True), (~rest).nonzero(as_tuple=True)",
+                "a tensor of indices",
+            ),
+            ("torch.nonzero(rest)[:, 0], torch.nonzero(~rest)[:, 0]", "labels[rest], labels[~rest]", "these are labels"),
             ("torch.nonzero(rest)[:, 0], ", "torch.nonzero(rest)[:-1, 0], ", "lost"),
         ],
     },
