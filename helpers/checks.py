@@ -1216,6 +1216,13 @@ def check_smooth_cross_entropy(smooth_cross_entropy):
     if not torch.as_tensor(attempt(smooth_cross_entropy, *large[0])).isfinite():
         fail("right for small logits; for large ones infinite or not a number: exp overflows. Use `log_softmax`.")
     compare(smooth_cross_entropy, oracle, large, what="the loss for large logits")
+    logits, labels, epsilon = cases[0]
+    logits.requires_grad_()
+    mine, right = (attempt(function, logits, labels, epsilon) for function in (smooth_cross_entropy, oracle))
+    if not getattr(mine, "requires_grad", False):
+        fail("the value is right, but no gradient flows through it, so nothing can learn from it. Look for `.item()`.")
+    if not same(*(torch.autograd.grad(loss, logits)[0] for loss in (mine, right)), 1e-4):
+        fail("the value is right, but its gradient is wrong: a part of the loss is a number, not a tensor. Look for `.item()`.")
 
 
 @exercise("4.3", "a step of SGD")
@@ -1357,6 +1364,8 @@ def check_train_one_epoch(train_one_epoch):
             weights = sizes if average == "pictures" else [1] * len(sizes)
             if average == "last":
                 return losses[-1], rights[-1]
+            if average == "loss":
+                return sum(losses) / len(losses), sum(r * n for r, n in zip(rights, sizes, strict=True)) / sum(sizes)
             if average == "sum":
                 return sum(losses), sum(rights) / len(rights)
             return tuple(sum(v * n for v, n in zip(values, weights, strict=True)) / sum(weights) for values in (losses, rights))
@@ -1379,6 +1388,8 @@ def check_train_one_epoch(train_one_epoch):
             ),
             "the weights are right, but loss and accuracy are averaged over batches. The last batch is smaller: "
             "weigh each by its size, divide by the number of pictures.": variant(average="batches"),
+            "the accuracy is right, but the loss is averaged over batches. The last batch is smaller: weigh each by its size, "
+            "divide by the number of pictures.": variant(average="loss"),
             "loss and accuracy are those of the last batch; the whole epoch's are asked for.": variant(average="last"),
             "the loss is summed over batches and never divided.": variant(average="sum"),
             "BatchNorm works with its running statistics: the model is in eval mode. Call `model.train()` first.": variant(
@@ -1488,6 +1499,7 @@ def check_recall_precision(recall_precision):
         classes = pick(3, 6)
         matrix = torch.randint(1, 20, (classes, classes)) + torch.diag(torch.randint(20, 60, (classes,)))
         matrix[:, pick(0, classes - 1)] = 0  # a class that is never predicted
+        matrix[pick(0, classes - 1)] = 0  # and one that never occurs
         cases.append((matrix,))
     compare(
         lambda matrix: tuple(recall_precision(matrix)),
@@ -1507,8 +1519,8 @@ def check_recall_precision(recall_precision):
 
 @exercise("5.3", "the expected calibration error")
 def check_ece(ece):
-    def gaps(confidence, correct, bins):
-        index = (confidence * bins).long().clamp(max=bins - 1)
+    def gaps(confidence, correct, bins, highest=-1):
+        index = (confidence * bins).long().clamp(max=bins + highest)
         for b in range(bins):
             inside = index == b
             if inside.any():
@@ -1517,19 +1529,33 @@ def check_ece(ece):
     def combine(rule):
         return lambda confidence, correct, bins: rule(list(gaps(confidence, correct, bins)), bins)
 
+    def weighed(g):
+        return sum(share * gap.abs() for share, gap in g)
+
+    def own_bin(confidence, correct, bins):
+        sure = confidence == 1
+        return weighed(gaps(confidence, correct, bins, 0)) + sure.double().mean() * (1 - correct[sure].double().mean())
+
     def by_count(confidence, correct, bins):
         parts = confidence.argsort().tensor_split(bins)
         return sum(len(p) / len(correct) * (correct[p].double().mean() - confidence[p].mean()).abs() for p in parts)
 
     cases = []
     for bins in (5, 10, 8):
-        confidence = torch.rand(pick(300, 500)) ** 0.5
-        cases.append((confidence, torch.rand_like(confidence) < 0.2 + 0.6 * confidence, bins))
+        confidence = 0.3 + 0.7 * torch.rand(pick(300, 500)) ** 0.5  # the lowest bin stays empty
+        confidence[:20] = 1.0
+        correct = torch.rand_like(confidence) < 0.2 + 0.6 * confidence
+        correct[(confidence > 1 - 1 / bins) & (confidence < 1)] = True  # the last bin boasts at 1.0 only
+        cases.append((confidence, correct, bins))
     compare(
         ece,
-        combine(lambda g, bins: sum(share * gap.abs() for share, gap in g)),
+        combine(lambda g, bins: weighed(g)),
         cases,
         {
+            "a confidence of exactly 1 gets a bin of its own. It belongs to the last: the index is at most bins - 1.": own_bin,
+            "a confidence of exactly 1 falls into no bin. It belongs to the last: the index is at most bins - 1.": (
+                lambda confidence, correct, bins: weighed(gaps(confidence, correct, bins, 0))
+            ),
             "every bin counts alike: weigh its gap by the share of the pictures in it.": combine(
                 lambda g, bins: sum(gap.abs() for _, gap in g) / len(g)
             ),
@@ -1610,8 +1636,8 @@ def check_smallest_difference(smallest_difference):
             ),
             "z is missing.": variant(lambda sd, n, z: math.hypot(sd, sd)),
             "the root is missing: p(1 - p) / n is a variance.": variant(lambda sd, n, z: z * 2 * sd**2),
-            "n is missing under the root, or stands outside of it.": variant(lambda sd, n, z: z * math.sqrt(2 * n) * sd),
-            "the division by n stands outside of the root: √(p(1 - p) / n).": variant(
+            "n is missing: the variance of one accuracy is p(1 - p) / n.": variant(lambda sd, n, z: z * math.sqrt(2 * n) * sd),
+            "n is not under the root: √(p(1 - p) / n), not √(p(1 - p)) / n.": variant(
                 lambda sd, n, z: z * math.sqrt(2 / n) * sd
             ),
             "this is in percentage points; a share is asked for, as the accuracy is one.": variant(
@@ -1645,7 +1671,8 @@ def check_best_of(best_of):
             fail("this is a number of pictures; divide by n.")
         if off > 0.6:
             fail(
-                f"{given:.4f} is too high (near {exact:.4f} is right). Best over *all* draws? Average the bests of many groups."
+                f"{float(given):.4f} is too high (near {exact:.4f} is right). "
+                "Best over *all* draws? Average the bests of many groups."
             )
         hint = "Does each group hold `count` scores, each of n pictures? Are there enough groups?"
         fail(f"the expected best of {count} scores on {n} pictures is {exact:.4f}, you say {float(given):.4f}. {hint}")
@@ -1731,11 +1758,10 @@ def check_output_shapes(output_shapes):
         return run
 
     cases = []
-    for _ in range(3):
+    names = ["layer2", "conv1", "layer3", "layer1", "avgpool", "fc"]  # not in the order in which they run
+    for number in range(3):
         side = 8 * pick(1, 2)
-        cases.append(
-            (small_resnet(), ["conv1", "layer1", "layer2", "layer3", "avgpool", "fc"], torch.randn(pick(2, 3), 3, side, side))
-        )
+        cases.append((small_resnet().train(number == 1), names, torch.randn(pick(2, 3), 3, side, side)))
     compare(
         observed(output_shapes),
         oracle,
@@ -1873,6 +1899,7 @@ def check_without_block(without_block):
     for stage in ("layer1", "layer2", "layer3"):
         model = small_resnet()
         cases.append((model, stage, 1, torch.randn(pick(2, 3), 3, 16, 16)))
+    cases.append((small_resnet(), "layer1", 0, torch.randn(2, 3, 16, 16)))  # it keeps the shape
     with torch.no_grad():
         compare(
             observed,
@@ -1895,9 +1922,12 @@ def check_without_block(without_block):
             keeps_inputs=False,
         )
         model, _, _, x = cases[0]
+        whole = model(x)
         try:
             without_block(model, "layer2", 0, x)
         except ValueError:
+            if not same(outcome(model, (x,)), whole, 1e-6):
+                fail("ValueError is raised, but the block is gone: look at `downsample` before you change anything.")
             return
         except Exception:  # it does not fit: that should be said before it happens
             pass
@@ -2028,6 +2058,8 @@ def check_projection(make_shortcut):
             fail("the constant is gone, but the scale of this path still follows its input's. What keeps the scale of F(x)?")
         if convs[0].bias is not None:
             fail("the scale is right. But what is the convolution's bias for, if a BatchNorm behind it subtracts the mean?")
+        if norms[0].num_features != out_channels:
+            fail("the BatchNorm does not fit what the convolution puts out. It stands *behind* it, as in F(x).")
         randomize(module).train(number % 3 == 0)
         x = torch.randn(pick(2, 4), in_channels, 2 * pick(2, 4), 2 * pick(2, 4))
         cases.append((stride, module, convs[0], norms[0], x))
@@ -2453,6 +2485,9 @@ def check_preactivation(Block):
     def overwritten(mine, branch, x):
         return torch.relu_(x) + branch[1:](x)
 
+    def copied_aside(mine, branch, x):
+        return x.clone() + branch[1:](torch.relu_(x))
+
     def shape_kept(mine, branch, x):
         return F.relu(x) + branch(x)
 
@@ -2469,6 +2504,9 @@ def check_preactivation(Block):
         {
             "keep a copy of x before the call, and compare x with it afterwards. (A second *name* for x is no copy.)": observed(
                 overwritten
+            ),
+            "the output is right, but the caller's x is still overwritten. It is not the block's to change.": observed(
+                copied_aside
             ),
             "x is no longer overwritten, but what the shortcut carries is ReLU(x), not x.": observed(shape_kept),
             "the values are right, but no gradient flows through the shortcut. Look for `detach` or `.data`.": (
@@ -2552,6 +2590,12 @@ def check_selection(train_and_test):
             ),
             "the last epoch's network is tested, not the chosen one's. Is a *copy* of its state kept, and loaded before?": (
                 by(lambda v, t: best(v), last=True)
+            ),
+            "the test pictures are looked at before the chosen weights are back: load first, then measure.": lambda v, t: (
+                (t[-1], best(v), [len(t) - 1])
+            ),
+            "the right number, but the network stays in its last epoch. It should end with the chosen weights.": lambda v, t: (
+                (t[best(v)], len(t) - 1, [best(v)])
             ),
             "the epoch with the *lowest* validation accuracy is chosen.": by(
                 lambda v, t: min(range(len(v)), key=v.__getitem__)

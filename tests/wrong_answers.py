@@ -349,6 +349,12 @@ WRONG = {
             ("F.log_softmax(logits, dim=1)", "F.log_softmax(logits, dim=0)", "over the batch"),
             ("F.log_softmax(logits, dim=1)", "logits.softmax(1).log()", "large ones"),
             ({".mean()\n    uniform": ".sum()\n    uniform", "-log_p.mean()": "-log_p.mean(1).sum()"}, "added up"),
+            ("+ epsilon * uniform", "+ (epsilon * uniform).item()", "gradient is wrong"),
+            (
+                "return (1 - epsilon) * plain + epsilon * uniform",
+                "return ((1 - epsilon) * plain + epsilon * uniform).item()",
+                ".item()",
+            ),
         ],
         "sgd-step": [
             ("w - lr * (d + momentum * v), v", "w - lr * v, v", "without Nesterov"),
@@ -398,6 +404,10 @@ WRONG = {
                 },
                 "averaged over batches",
             ),
+            (
+                {"loss.item() * len(labels)": "loss.item()", "loss_sum / seen": "loss_sum / len(batches)"},
+                "accuracy is right, but the loss",
+            ),
             ("    model.train()\n", "", "eval mode"),
             ("    model.train()\n", "    model.eval()\n", "eval mode"),
             ("logits = model(x)", "logits = model(x).softmax(1)", "wants logits"),
@@ -446,6 +456,7 @@ WRONG = {
                 "swapped",
             ),
             (".clamp(min=1)", "", "0 / 0"),
+            (".sum(1).clamp(min=1)", ".sum(1)", "not a number"),
             ({".sum(1).clamp(min=1)": ".sum()", ".sum(0).clamp(min=1)": ".sum()"}, "by all pictures"),
             (
                 {
@@ -466,6 +477,9 @@ WRONG = {
             ({"gap.abs()": "gap", "float(total)": "abs(float(total))"}, "not the sum's"),
             ("total += inside.float().mean() * gap.abs()", "total = max(total, gap.abs())", "largest gap"),
             ("gap.abs()", "gap**2", "squared"),
+            ("index.unique()", "range(bins)", "not a number"),
+            (".clamp(max=bins - 1)", "", "bin of its own"),
+            ({".clamp(max=bins - 1)": "", "index.unique()": "index[index < bins].unique()"}, "into no bin"),
             (
                 """def ece(confidence, correct, bins):
     total = 0
@@ -490,12 +504,13 @@ WRONG = {
             ("z * math", "math", "z is missing"),
             ("math.sqrt(2 * accuracy * (1 - accuracy) / n)", "(2 * accuracy * (1 - accuracy) / n)", "root is missing"),
             (" / n)", ")", "n is missing"),
-            (" / n)", ") / n", "outside of the root"),
+            (" / n)", ") / n", "not under the root"),
             ("z * math", "100 * z * math", "percentage points"),
         ],
         "best-of": [
             (".max(dim=1).values", ".float().mean(dim=1)", "average score"),
             (".max(dim=1).values", ".max()", "over *all* draws"),
+            ("(hits.max(dim=1).values / n).mean().item()", "hits.max()[None] / n", "over *all* draws"),
             (" / n)", ")", "number of pictures"),
             (".mean().item()", ".mean().item() * 100", "percent"),
             ("(2000, count)", "(2000, max(1, count // 4))", "hold `count` scores"),
@@ -523,6 +538,8 @@ WRONG = {
             ),
             ("handle.remove()", "pass", "hooks are left"),
             ("model(x)", "model.train()(x)", "another mode"),
+            ("model(x)", "model.eval()(x)", "another mode"),
+            ("dict.fromkeys(names), []", "{}, []", "should have the keys"),
             ("return shapes", "return None", "stopped with"),
         ],
         "grad-cam": [
@@ -548,6 +565,12 @@ WRONG = {
                 "all behind it",
             ),
             ("raise ValueError(", "print(", "changes the shape"),
+            ("if getattr(model, stage)[index].downsample is not None", "if index == 0", "stopped with ValueError"),
+            (
+                "raise ValueError(",
+                "getattr(model, stage)[index] = nn.Identity()\n        raise ValueError(",
+                "the block is gone",
+            ),
             (
                 "getattr(shortened, stage)[index] = nn.Identity()",
                 "block = getattr(shortened, stage)[index]\n    block.residual = False",

@@ -68,6 +68,13 @@ WRONG = {
             (", stride=stride", "", "stride is gone"),
             ("kernel_size=1, stride=stride", "kernel_size=3, stride=stride, padding=1", "neighbouring", "1×1"),
             (
+                {
+                    "        nn.Conv2d": "        nn.BatchNorm2d(in_channels),\n        nn.Conv2d",
+                    "\n        nn.BatchNorm2d(out_channels),": "",
+                },
+                "stands *behind* it",
+            ),
+            (
                 "nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)",
                 "nn.AvgPool2d(stride), nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)",
                 "ResNet-D",
@@ -182,6 +189,10 @@ WRONG = {
                 "ReLU(x)",
                 "no longer overwritten",
             ),
+            (
+                {"nn.ReLU(),": "nn.ReLU(inplace=True),", "return x + ": "return x.clone() + "},
+                "caller's x is still overwritten",
+            ),
             ("return x + self.branch(x)", "return F.relu(x + self.branch(x))", "behind the addition"),
             ("return x + self.branch(x)", "return x + self.branch[1:](x)", "first ReLU is gone"),
             ("return x + self.branch(x)", "return self.branch(x)", "nothing is added"),
@@ -191,6 +202,16 @@ WRONG = {
             (SELECTION_EVERY, "right number", "every epoch"),
             ("return accuracy(model, test)", "return best", "validation", "flatters"),
             ("    model.load_state_dict(weights)\n", "", "last epoch's"),
+            (
+                "    model.load_state_dict(weights)\n    return accuracy(model, test)",
+                "    tested = accuracy(model, test)\n    model.load_state_dict(weights)\n    return tested",
+                "before the chosen weights",
+            ),
+            (
+                "model.load_state_dict(weights)\n",
+                "(model := copy.deepcopy(model)).load_state_dict(weights)\n",
+                "stays in its last epoch",
+            ),
             ("copy.deepcopy(model.state_dict())", "model.state_dict()", "last epoch's", "copy"),
             ({"reached > best": "reached < best", "-1.0": "2.0"}, "lowest"),
         ],
