@@ -1103,7 +1103,7 @@ def check_split(split):
     both = torch.cat([rest, apart])
     if len(both) and (both.min() < 0 or both.max() >= len(labels)):
         fail(f"there are indices outside of 0 … {len(labels) - 1}.")
-    if set(both.tolist()) <= set(labels.tolist()):
+    if len(both) and set(both.tolist()) <= set(labels.tolist()):
         fail("these are labels; indices are asked for: the places in `labels` where they stand.")
     if set(rest.tolist()) & set(apart.tolist()):
         fail("some pictures are in both parts: the score on the part set apart would be a lie.")

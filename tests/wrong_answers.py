@@ -317,6 +317,7 @@ WRONG = {
                 "a tensor of indices",
             ),
             ("torch.nonzero(rest)[:, 0], torch.nonzero(~rest)[:, 0]", "labels[rest], labels[~rest]", "these are labels"),
+            ("torch.nonzero(rest)[:, 0], torch.nonzero(~rest)[:, 0]", "torch.tensor([]), torch.tensor([])", "0 indices for"),
             ("torch.nonzero(rest)[:, 0], ", "torch.nonzero(rest)[:-1, 0], ", "lost"),
         ],
     },
