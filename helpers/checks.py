@@ -628,6 +628,20 @@ def check_batch_norm(batch_norm):
     )
 
 
+def wrong_ends(variant: Callable) -> dict[str, Callable]:
+    """The mistakes at the end of a residual block, F(x) + shortcut(x) and the ReLU; `variant(end=…)` makes a block of each."""
+    return {
+        "the ReLU comes before the addition, so F(x) is never negative. Add first, then ReLU.": variant(
+            end=lambda f, x, b: F.relu(f) + shortcut(b, x)
+        ),
+        "F(x) goes through a ReLU before the addition (and the sum again): leave the first one out.": variant(
+            end=lambda f, x, b: F.relu(F.relu(f) + shortcut(b, x))
+        ),
+        "the last ReLU, after the addition, is missing.": variant(end=lambda f, x, b: f + shortcut(b, x)),
+        "nothing is added: this is a plain block. Where is the shortcut?": variant(end=lambda f, x, b: F.relu(f)),
+    }
+
+
 @exercise("2.3", "the basic block")
 def check_basic_block(BasicBlock):
     def variant(first=None, second=None, end=None):
@@ -647,14 +661,7 @@ def check_basic_block(BasicBlock):
         lambda mine, b, x: observe(b, x),
         block_cases(resnet.BasicBlock, BasicBlock),
         {
-            "the ReLU comes before the addition, so F(x) is never negative. Add first, then ReLU.": variant(
-                end=lambda f, x, b: F.relu(f) + shortcut(b, x)
-            ),
-            "F(x) goes through a ReLU before the addition (and the sum again): leave the first one out.": variant(
-                end=lambda f, x, b: F.relu(F.relu(f) + shortcut(b, x))
-            ),
-            "the last ReLU, after the addition, is missing.": variant(end=lambda f, x, b: f + shortcut(b, x)),
-            "nothing is added: this is a plain block. Where is the shortcut?": variant(end=lambda f, x, b: F.relu(f)),
+            **wrong_ends(variant),
             "the output is right, but no gradient flows through the shortcut. A `detach`, `no_grad` or `.data`?": variant(
                 end=lambda f, x, b: F.relu(f + shortcut(b, x).detach())
             ),
@@ -695,14 +702,7 @@ def check_bottleneck(Bottleneck):
             "the stride sits in the first 1×1 convolution. That is the paper's v1; the task asks for the 3×3 (v1.5).": variant(
                 strides=lambda s: (s, 1)
             ),
-            "the ReLU comes before the addition, so F(x) is never negative. Add first, then ReLU.": variant(
-                end=lambda f, x, b: F.relu(f) + shortcut(b, x)
-            ),
-            "F(x) goes through a ReLU before the addition (and the sum again): leave the first one out.": variant(
-                end=lambda f, x, b: F.relu(F.relu(f) + shortcut(b, x))
-            ),
-            "the last ReLU, after the addition, is missing.": variant(end=lambda f, x, b: f + shortcut(b, x)),
-            "nothing is added: this is a plain block. Where is the shortcut?": variant(end=lambda f, x, b: F.relu(f)),
+            **wrong_ends(variant),
             "the ReLU after the first BatchNorm is missing.": variant(relus=(False, True)),
             "the ReLU after the second BatchNorm is missing.": variant(relus=(True, False)),
             "no convolution has the stride: F(x) keeps the size, and the shortcut does not.": variant(strides=lambda s: (1, 1)),
@@ -1519,9 +1519,9 @@ def check_recall_precision(recall_precision):
 
 @exercise("5.3", "the expected calibration error")
 def check_ece(ece):
-    def gaps(confidence, correct, bins, highest=-1):
-        index = (confidence * bins).long().clamp(max=bins + highest)
-        for b in range(bins):
+    def gaps(confidence, correct, bins, extra=0):
+        index = (confidence * bins).long().clamp(max=bins + extra - 1)
+        for b in range(bins + extra):
             inside = index == b
             if inside.any():
                 yield inside.double().mean(), correct[inside].double().mean() - confidence[inside].double().mean()
@@ -1531,10 +1531,6 @@ def check_ece(ece):
 
     def weighed(g):
         return sum(share * gap.abs() for share, gap in g)
-
-    def own_bin(confidence, correct, bins):
-        sure = confidence == 1
-        return weighed(gaps(confidence, correct, bins, 0)) + sure.double().mean() * (1 - correct[sure].double().mean())
 
     def by_count(confidence, correct, bins):
         parts = confidence.argsort().tensor_split(bins)
@@ -1549,12 +1545,14 @@ def check_ece(ece):
         cases.append((confidence, correct, bins))
     compare(
         ece,
-        combine(lambda g, bins: weighed(g)),
+        lambda *case: weighed(gaps(*case)),
         cases,
         {
-            "a confidence of exactly 1 gets a bin of its own. It belongs to the last: the index is at most bins - 1.": own_bin,
+            "a confidence of exactly 1 gets a bin of its own. It belongs to the last: the index is at most bins - 1.": (
+                lambda *case: weighed(gaps(*case, extra=1))
+            ),
             "a confidence of exactly 1 falls into no bin. It belongs to the last: the index is at most bins - 1.": (
-                lambda confidence, correct, bins: weighed(gaps(confidence, correct, bins, 0))
+                lambda *case: weighed([*gaps(*case, extra=1)][:-1])
             ),
             "every bin counts alike: weigh its gap by the share of the pictures in it.": combine(
                 lambda g, bins: sum(gap.abs() for _, gap in g) / len(g)
@@ -1923,15 +1921,10 @@ def check_without_block(without_block):
         )
         model, _, _, x = cases[0]
         whole = model(x)
-        try:
-            without_block(model, "layer2", 0, x)
-        except ValueError:
-            if not same(outcome(model, (x,)), whole, 1e-6):
-                fail("ValueError is raised, but the block is gone: look at `downsample` before you change anything.")
-            return
-        except Exception:  # it does not fit: that should be said before it happens
-            pass
-        fail("block 0 of layer2 changes the shape and is needed: raise ValueError where `downsample` is not None.")
+        if not isinstance(outcome(without_block, (model, "layer2", 0, x)), ValueError):  # whatever else, it does not fit
+            fail("block 0 of layer2 changes the shape and is needed: raise ValueError where `downsample` is not None.")
+        if not same(outcome(model, (x,)), whole, 1e-6):
+            fail("ValueError is raised, but the block is gone: look at `downsample` before you change anything.")
 
 
 @exercise("6.5", "how much a block changes")
