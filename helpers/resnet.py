@@ -28,7 +28,7 @@ def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequentia
 
 
 class ZeroPad(nn.Module):
-    """The shortcut without parameters (the paper's option A): keep every `stride`-th pixel, fill new channels with zeros."""
+    """The shortcut without parameters (the paper's option A): keep every `stride`-th row and column, zeros in new channels."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -121,7 +121,7 @@ def make_stage(
 def initialize(model: nn.Module, zero_gamma: bool = False) -> None:
     """Kaiming initialisation (He et al. 2015, arXiv:1502.01852) of every convolution: variance 2 / (out_channels · k²).
 
-    With `zero_gamma` the last BatchNorm of each residual block starts at scale 0, so that every block starts as ReLU(x)
+    With `zero_gamma` the last BatchNorm of each residual block starts at scale 0, so that it starts as ReLU(shortcut(x))
     (Goyal et al. 2017, arXiv:1706.02677). Raises ValueError for a plain network: without a shortcut, a scale of 0 stops
     the signal and every gradient below.
     """
