@@ -83,6 +83,8 @@ class Dataset:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32 with mean 0 and variance 1 per channel (over the training set), channels last."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"expected pictures (N, 3, H, W), uint8 in 0 … 255, got {tuple(images.shape)}, {images.dtype}")
         scale, offset = self._scale_and_offset
         return torch.addcmul(offset, images.float(), scale).contiguous(memory_format=torch.channels_last)
 
@@ -116,7 +118,8 @@ def load(name: str | None = None, root: str | Path | None = None) -> Dataset:
             download_cifar10(root)
     except OSError as reason:
         if name == "cifar10":
-            raise
+            advice = "set CIFAR10_ROOT to a copy (README: “How to get CIFAR-10”), or choose the data set shapes"
+            raise OSError(f"{reason}: {advice}") from None
         lines = [
             "THIS IS NOT CIFAR-10. It could not be found or fetched, so the embedded data set `shapes` is used.",
             "Every number and picture below is about `shapes`. To use CIFAR-10, set CIFAR10_ROOT to the folder that",
@@ -145,8 +148,8 @@ CIFAR10_MD5 = {
 }
 
 
-def is_complete(root: Path) -> bool:
-    return all((root / CIFAR10_FOLDER / file).is_file() for file in CIFAR10_MD5)
+def is_complete(root: str | Path) -> bool:
+    return all((Path(root) / CIFAR10_FOLDER / file).is_file() for file in CIFAR10_MD5)
 
 
 def read_cifar10(root: Path) -> Dataset:
@@ -201,7 +204,7 @@ def stratified_split(data: Split, per_class: int, seed: int = 0) -> tuple[Split,
     return data[~apart], data[apart]
 
 
-def download_cifar10(root: Path) -> None:
+def download_cifar10(root: str | Path) -> None:
     """Fetches CIFAR-10 into `root` from the first source that delivers, and goes on where an earlier call was stopped.
 
     Nothing is unpacked before its MD5 is right; each file is then put into its place in one go. A second process waits for
@@ -209,6 +212,7 @@ def download_cifar10(root: Path) -> None:
     """
     from filelock import FileLock  # here, so that everything else works without it
 
+    root = Path(root)
     is_new = not root.exists()
     root.mkdir(parents=True, exist_ok=True)
     part, lock, unpacking = root / f"{CIFAR10_ARCHIVE}.part", root / "download.lock", root / "unpacking"

@@ -1,7 +1,8 @@
 """How good is a trained network? Predictions on a whole split, and the measures computed from them."""
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data import Dataset, Split  # the two types that every signature here speaks of
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards every part is in the mode it was in (a frozen BatchNorm, say, stays frozen)."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 @torch.no_grad()
@@ -24,18 +37,16 @@ def predict(
 
     The model is put into eval mode for this (BatchNorm uses its running statistics) and back into its mode afterwards.
     """
-    was_training = model.training
-    model.eval()
-    with autocast or nullcontext():
+    with evaluating(model), autocast or nullcontext():
         logits = [model(dataset.normalize(images)).float() for images in split.images.split(batch_size)]
-    model.train(was_training)
     return torch.cat(logits).cpu()
 
 
 def evaluate(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Mean cross-entropy (in nats) and accuracy (0–1) over samples: logits (N, num_classes) against labels (N,)."""
-    if len(logits) != len(labels) or len(labels) == 0:
-        raise ValueError(f"expected as many logits as labels and at least one, got {len(logits)} and {len(labels)}")
+    if labels.shape != logits.shape[:1] or len(labels) == 0:
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"expected logits (N, num_classes) and as many labels (N,), at least one, got {shapes}")
     labels = labels.cpu()
     loss = F.cross_entropy(logits, labels).item()
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
@@ -65,7 +76,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     In β = 1/T the cross-entropy is convex, with the derivative E[expected logit - true logit]: its zero is bisected.
     """
     logits = logits.double()
-    true = logits.gather(1, labels[:, None]).mean()
+    true = logits[torch.arange(len(logits)), labels].mean()
     low, high = math.log(0.01), math.log(100)  # of T
     for _ in range(50):
         middle = (low + high) / 2

@@ -5,11 +5,16 @@ The only module that joins all others, and the only one that writes below `resul
 
 import argparse
 import dataclasses
+import inspect
 import json
+import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
+import tempfile
+import zipfile
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -104,6 +109,8 @@ def build_model(name: str, num_classes: int = 10, **options) -> nn.Module:
     try:
         return NETWORKS[name](num_classes=num_classes, **options)
     except TypeError:  # the plain twins, say, have no shortcut to start from
+        if not options:
+            raise
         raise ValueError(f"{name} does not take {', '.join(options)}") from None
 
 
@@ -143,12 +150,15 @@ def processor_name() -> str:
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, Dataset, nn.Module]:
     """The settings with every "auto" resolved, the data on the device, and the untrained network."""
+    options = {"zero_gamma": True} if config.zero_gamma else {}
+    with torch.device("meta"):  # a network that there is not shows here, before anything is fetched
+        build_model(config.model, **options)
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
     dataset = distributed.first_then_others(lambda: load(config.dataset))
     config = dataclasses.replace(config, dataset=dataset.name, device=str(device), precision=precision)
     set_seed(config.seed)
-    model = build_model(config.model, len(dataset.classes), **({"zero_gamma": True} if config.zero_gamma else {}))
+    model = build_model(config.model, len(dataset.classes), **options)
     if config.whiten:
         whiten(model.conv1, dataset.normalize(dataset.train.images[:1000]))
     return config, dataset.to(device), model
@@ -189,15 +199,17 @@ def dry_run(config: TrainConfig) -> str:
     )
 
 
-def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool = True, slim: bool = False) -> dict:
+def run(config: TrainConfig, out: str | Path, test_trace: bool = False, use_test: bool = True, slim: bool = False) -> dict:
     """Trains, evaluates the last epoch once on the full test set, writes the record into `out`, returns its metrics.
 
     A checkpoint (see `fit`) lets the same command go on where it was stopped. With `test_trace` the test accuracy
     is also noted after each epoch, to show later what choosing an epoch by it would have claimed; nothing is selected.
     Without `use_test` no test picture is looked at: for runs that help to choose a recipe. A `slim` record keeps the
     predicted classes instead of logits and weights, a hundredth of the size: for runs of which there are many.
-    Raises ValueError where `out` already holds anything but this run's checkpoint.
+    Raises ValueError where `out` already holds anything but this run's checkpoint, and OSError, before anything is computed,
+    where nothing can be written there.
     """
+    out = Path(out)
     checkpoint = out / "checkpoint.pt"
     names = distributed.from_first(lambda: [path.name for path in out.iterdir()] if out.is_dir() else [])
     if names and not any(name.startswith(checkpoint.name) for name in names):
@@ -208,6 +220,11 @@ def run(config: TrainConfig, out: Path, test_trace: bool = False, use_test: bool
     environment = describe_environment(config.device)
     rank, _ = distributed.rank_and_size()
     if rank == 0:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=out).close()
+        except OSError as reason:
+            raise OSError(f"nothing can be written into {out} ({reason.strerror}): choose another --out") from None
         print(f"{describe(config, dataset, model)}\nrecord: {out}", flush=True)
     autocast = make_autocast(config.precision, torch.device(config.device))
 
@@ -245,7 +262,8 @@ def write_record(
     """
 
     def write_json(file: str, content: dict) -> None:
-        (out / file).write_text(json.dumps(content, indent=2) + "\n")
+        (out / f"{file}.part").write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(out / f"{file}.part", out / file)  # whole or not at all
 
     def write_csv(file: str, table: pd.DataFrame) -> None:
         table.round(6).to_csv(out / file, index=False, lineterminator="\n")
@@ -257,7 +275,7 @@ def write_record(
     table = pd.DataFrame(history)
     write_csv("history.csv", table.drop(columns=["test_accuracy", "compile_seconds"], errors="ignore"))
     if "test_accuracy" in table:
-        write_csv("test_trace.csv", table[["epoch", "test_accuracy"]])
+        write_csv("test_trace.csv", table[["epoch", "test_accuracy"]].dropna())
     measured = {}
     for part, values in logits.items():
         stored, labels = values.half(), getattr(dataset, part).labels.cpu()
@@ -286,32 +304,36 @@ def read_run(name: str | Path) -> dict:
     Returns `config`, `environment`, `metrics` (dicts), `history` (a pandas table, a row per epoch) and, where recorded,
     `test_logits`, `test_labels`, `val_logits`, `val_labels` (tensors; of a slim record `…_predictions`) and `test_trace`
     (a table). A setting younger than the record has its default, which leaves everything as it was. Raises
-    FileNotFoundError for a run that was not recorded or not finished.
+    FileNotFoundError for a run that was not recorded or not finished, and ValueError for a record with a damaged file.
     """
     folder = name if isinstance(name, Path) else ROOT / "results" / name
     if not (folder / "metrics.json").is_file():
         known = sorted(path.parent.name for path in (ROOT / "results").glob("*/metrics.json"))
         raise FileNotFoundError(f"{folder} holds no finished run; recorded are: {', '.join(known) or 'none'}")
-    run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("config", "environment", "metrics")}
+    try:
+        run = {part: json.loads((folder / f"{part}.json").read_text()) for part in ("config", "environment", "metrics")}
+        run["history"] = pd.read_csv(folder / "history.csv")
+        for part in ("test", "val"):
+            for file in folder.glob(f"{part}_*.npz"):
+                with np.load(file) as stored:
+                    for kind, values in stored.items():
+                        run[f"{part}_{kind}"] = torch.from_numpy(values).to(torch.float32 if kind == "logits" else torch.int64)
+        if (folder / "test_trace.csv").is_file():
+            run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
+        raise ValueError(f"the record in {folder} is damaged ({reason}): fetch it again, or delete it and train anew") from None
     run["config"] = dataclasses.asdict(TrainConfig()) | run["config"]
     if run["config"]["flip"] is True:  # as records say it that are older than "alternate"
         run["config"]["flip"] = "random"
-    run["history"] = pd.read_csv(folder / "history.csv")
-    for part in ("test", "val"):
-        for file in folder.glob(f"{part}_*.npz"):
-            with np.load(file) as stored:
-                for kind, values in stored.items():
-                    run[f"{part}_{kind}"] = torch.from_numpy(values).to(torch.float32 if kind == "logits" else torch.int64)
-    if (folder / "test_trace.csv").is_file():
-        run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
     return run
 
 
 def load_model(name: str | Path) -> nn.Module:
     """The trained network of a recorded run, in eval mode, float32 on the CPU.
 
-    Raises FileNotFoundError for a run that was not recorded, or whose weights were not kept.
+    Raises FileNotFoundError for a run that was not recorded, or whose weights were not kept, and ValueError for damaged ones.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     metrics = read_run(name)["metrics"]
@@ -319,7 +341,10 @@ def load_model(name: str | Path) -> nn.Module:
     if not weights.is_file():
         raise FileNotFoundError(f"{weights.parent} keeps no weights: `python -m helpers.experiment` trains and writes them")
     model = build_model(metrics["model"])
-    model.load_state_dict(load_file(weights))
+    try:
+        model.load_state_dict(load_file(weights))
+    except SafetensorError as reason:
+        raise ValueError(f"{weights} is damaged ({reason}): fetch it again, or delete its folder and train anew") from None
     return model.eval()
 
 
@@ -337,11 +362,12 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-test", action="store_true", help="look at no test picture: a run to choose a recipe by")
     parser.add_argument("--slim", action="store_true", help="keep predicted classes only, no logits and no weights")
     options = parser.add_argument_group("settings (default: the recipe's)")
+    notes = dict(re.findall(r"^    (\w+): .*  # (.+)$", inspect.getsource(TrainConfig), re.MULTILINE))
     for field in dataclasses.fields(TrainConfig):
         if field.name == "recipe":
             continue
         kind = {"action": argparse.BooleanOptionalAction} if field.type is bool else {"type": field.type}
-        options.add_argument(f"--{field.name.replace('_', '-')}", **kind)
+        options.add_argument(f"--{field.name.replace('_', '-')}", help=notes.get(field.name), **kind)
     return parser.parse_args(arguments)
 
 

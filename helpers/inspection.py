@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from helpers.evaluation import evaluating
 from helpers.resnet import ZeroPad  # a plain block that is dropped needs the shortcut that it never had
 
 
@@ -43,12 +44,10 @@ def summarize(model: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32)) 
         handles.append(part.register_forward_hook(lambda part, inputs, output, name=name: leave(name, output)))
         for layer in part.modules():
             handles.append(layer.register_forward_hook(lambda *call, name=name: count(name, *call)))
-    was_training = model.training
-    model.eval()
     try:
-        model(torch.zeros(1, *input_size, device=next(model.parameters()).device))
+        with evaluating(model):
+            model(torch.zeros(1, *input_size, device=next(model.parameters()).device))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     table = pd.DataFrame.from_dict(rows, orient="index")[["output", "parameters", "multiply_adds"]]
@@ -108,8 +107,12 @@ def grad_cam(model: nn.Module, layer: nn.Module, x: Tensor, classes: Tensor) -> 
     """
     kept = []
     handle = layer.register_forward_hook(lambda layer, inputs, output: kept.append(output))
-    logits = model(x.detach().requires_grad_())
-    handle.remove()
+    try:
+        logits = model(x.detach().requires_grad_())
+    finally:
+        handle.remove()
+    if not kept:
+        raise ValueError("`layer` did not run: it must be a part of `model` itself")
     activation = kept[0]  # (N, C, h, w)
     scores = logits.gather(1, classes[:, None])  # (N, 1): the logit of each picture's class
     (gradient,) = torch.autograd.grad(scores.sum(), activation)
@@ -128,10 +131,13 @@ def drop_blocks(model: nn.Module, names: list[str]) -> nn.Module:
 
     For blocks that end with a ReLU. Where a block keeps the shape, its input comes from a ReLU, too, and y = x. A block that
     changes the shape keeps its shortcut; a plain one has none and gets the one without parameters (`ZeroPad`).
+    Raises ValueError for a name that is no such block's.
     """
     model = copy.deepcopy(model)
     for name in names:
-        block = model.get_submodule(name)
+        block = dict(model.named_modules()).get(name)
+        if not (hasattr(block, "downsample") and isinstance(next(block.children()), nn.Conv2d)):  # pre-activation: BatchNorm
+            raise ValueError(f"{name!r} is no block that ends with a ReLU: choose from {block_names(model)}")
         convolutions = [layer for layer in block.children() if isinstance(layer, nn.Conv2d)]
         in_channels, out_channels = convolutions[0].in_channels, convolutions[-1].out_channels
         stride = max(convolution.stride[0] for convolution in convolutions)

@@ -84,13 +84,13 @@ def explore(draw: Callable[..., tuple[Figure, str]], **controls) -> None:
 def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.15) -> Figure:
     """A grid of pictures (N, 3, H, W), uint8, with a title above each; `scale` is the width of one in inches."""
     rows = -(-len(images) // columns)
-    size = columns * scale, rows * (scale + (0.25 if titles else 0))
+    size = columns * scale, rows * (scale + (0.25 if titles is not None else 0))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
     for i, (ax, image) in enumerate(zip(axes.flat, images)):
         ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-        if titles:
+        if titles is not None:
             ax.set_title(titles[i], fontsize=8)
     return figure
 
@@ -98,8 +98,11 @@ def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: in
 def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> Axes:
     """`train_…` (dashed) and `val_…` (solid) of a history by epoch; `quantity` is "loss" or "accuracy".
 
-    `history` is what `fit` returns or the table of a recorded run. Accuracies are drawn in percent, losses in nats.
+    `history` is what `fit` returns or the table of a recorded run. Accuracies are drawn in percent, losses in nats. Raises
+    ValueError for another quantity.
     """
+    if quantity not in ("loss", "accuracy"):
+        raise ValueError(f"quantity must be 'loss' or 'accuracy', got {quantity!r}")
     ax = ax or plt.subplots(figsize=(5, 3.2))[1]
     rows = history if isinstance(history, list) else history.to_dict("records")
     scale = 100 if quantity == "accuracy" else 1

@@ -262,8 +262,11 @@ def whiten(conv: nn.Conv2d, images: Tensor, epsilon: float = 2.5e-3) -> None:
     Each component comes with both signs, since a ReLU follows. The network behind it need not learn first to undo the
     correlation of neighbouring pixels. `images` is (N, C, H, W), normalised; the idea is D. Page's, the form that of K. Jordan,
     94% on CIFAR-10 in 3.29 Seconds on a Single GPU (2024, arXiv:2404.00498), section 3.2.
-    Raises ValueError for a convolution with more filters than twice the pixels of a patch, or an odd number of them.
+    Raises ValueError for a convolution with more filters than twice the values of a patch, or an odd number of them, and for
+    pictures it cannot take.
     """
+    if len(images) == 0 or images.shape[1] != conv.in_channels:
+        raise ValueError(f"expected normalised pictures (N, {conv.in_channels}, H, W), got {tuple(images.shape)}")
     filters, size = conv.weight.shape[0], conv.weight[0].numel()
     if filters % 2 or filters // 2 > size:
         raise ValueError(f"{filters} filters cannot be whitened: an even number up to {2 * size} can")

@@ -80,7 +80,7 @@ class TrainConfig:
         for name in ("momentum", "weight_decay", "crop", "cutout", "seed"):
             check(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("warmup", "label_smoothing", "ema"):
-            check(0 <= getattr(self, name) < 1, f"{name} must lie in 0 … 1, got {getattr(self, name)}")
+            check(0 <= getattr(self, name) < 1, f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         check(0 <= self.mixing <= 1, f"mixing must lie in 0 … 1, got {self.mixing}")
         parts = self.accumulate
         check(self.batch_size % parts == 0, f"batches of {self.batch_size} pictures can't be computed in {parts} equal parts")
@@ -411,7 +411,7 @@ def fit(
     model: nn.Module,
     dataset: Dataset,
     config: TrainConfig,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     on_epoch: Callable[[nn.Module, dict], None] | None = None,
     progress: bool = True,
 ) -> list[dict]:
@@ -420,12 +420,16 @@ def fit(
     With a `checkpoint` path the state is saved there after each epoch, and on Ctrl-C after the current step (of several
     processes that train together: not at all); a run that finds one goes on from it and, on a CPU, ends with the same bits. Of
     the settings only `accumulate` may have changed since. `on_epoch(model, row)` is called after each epoch and may add to the
-    row. Model, data and batches all live on `config.device`. With `config.ema` the averaged weights are what is evaluated,
-    and what `model` holds in the end.
+    row. The model is moved to `config.device` and stays there, in train mode; `dataset` stays as it is. With `config.ema` the
+    averaged weights are what is evaluated, and what `model` holds in the end. The settings `model`, `dataset`, `zero_gamma`
+    and `whiten` say how data and network were made (`helpers.experiment.prepare`); nothing is made here.
     Raises ValueError for a checkpoint of another run and for data that cannot be learned from, FloatingPointError where the
     loss diverges, MemoryError where a batch is too large, and OSError where a checkpoint cannot be written.
     """
     dataset.check()
+    if config.split == "train" and not len(dataset.val):
+        raise ValueError("there are no validation pictures to measure on after each epoch: choose split='train+val'")
+    checkpoint = Path(checkpoint) if checkpoint else None
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     if device.type == "cuda":
@@ -555,7 +559,7 @@ def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> tuple[list[
             except Exception as reason:  # torch raises many kinds for a file that is no checkpoint
                 problem = f"{file} is no readable checkpoint ({type(reason).__name__})"
                 if file == files[-1]:
-                    raise ValueError(f"{problem}: delete it to start anew") from None
+                    raise ValueError(f"{problem}: name another path or, if it was one, delete it to start anew") from None
                 warnings.warn(f"{problem}: going on from the one before it", stacklevel=2)
                 continue
             if file != path and path.exists():
@@ -570,7 +574,8 @@ def load_checkpoint(path: Path, parts: dict, config: TrainConfig) -> tuple[list[
     here.pop("accumulate")  # may change on the way, where memory has run out
     differing = [f"{k} {there.get(k)!r} there, {v!r} here" for k, v in here.items() if there.get(k) != v]
     if differing:
-        raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): choose another folder or delete it")
+        advice = "give the settings it has there to go on with it, choose another folder, or delete it"
+        raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): {advice}")
     try:
         for name, part in parts.items():
             part.load_state_dict(saved[name])

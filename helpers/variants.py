@@ -92,8 +92,10 @@ def small(
     """A network of the paper's CIFAR family (three stages, 16-32-64 channels) with another block, shortcut or stem.
 
     `depth` counts the stem, the convolutions in the blocks and the linear layer. Raises ValueError for one that three equal
-    stages can't have.
+    stages can't have, and for `zero_gamma` without BatchNorm.
     """
+    if zero_gamma and not batchnorm:
+        raise ValueError("zero_gamma is about BatchNorm's scale: there is none without BatchNorm")
     layers = 3 if issubclass(block, Bottleneck) else 2  # in a block
     n, rest = divmod(depth - 2, 3 * layers)
     if rest or n < 1:

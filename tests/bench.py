@@ -30,6 +30,7 @@ from helpers.experiment import describe_environment  # noqa: E402
 from helpers.inspection import summarize  # noqa: E402
 from helpers.resnet import resnet50  # noqa: E402
 from helpers.training import (  # noqa: E402
+    PRECISIONS,
     TrainConfig,
     compile_model,
     keep_freed_memory,
@@ -293,12 +294,14 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto", help="of our own setting; auto chooses as training does")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of our own setting; auto: as in training")
     parser.add_argument(
         "--peak", choices=["ours", "peer"], help=argparse.SUPPRESS
     )  # for the processes whose memory is measured
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "bench")
     options = parser.parse_args()
+    if min(options.rounds, options.batch_size) < 1:
+        parser.error("--rounds and --batch-size must be at least 1")
     device = resolve_device(options.device)
     if options.peak:
         return print_peak(options.peak, options.batch_size, device, options.precision)

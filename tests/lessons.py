@@ -159,6 +159,9 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "refresh"])
     parser.add_argument("lessons", nargs="*", type=Path, help="notebooks (default: all)")
     options = parser.parse_args()
+    for path in options.lessons:
+        if not path.is_file():
+            parser.error(f"there is no notebook {path}: name it with its folder, such as notebooks/{LESSONS[0].name}")
     os.environ["COURSE_UNATTENDED"] = "1"  # nobody moves a slider: only static figures are stored
     {"run": run, "refresh": refresh}[options.command]([path.resolve() for path in options.lessons] or LESSONS)
 

@@ -5,6 +5,7 @@ script: it works from the file system and on GitHub Pages alike. There is no sea
 the file system from reading an index file; each page is one file, and the browser's own search finds what it holds.
 """
 
+import argparse
 import html
 import posixpath
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
-from badges import PLACEHOLDER
+from badges import PLACEHOLDER, slug_of
 from bs4 import BeautifulSoup
 from jinja2 import pass_context
 from latex2mathml.converter import convert
@@ -164,5 +165,10 @@ def build(site: Path = SITE, only: list[Path] | None = None, slug: str = PLACEHO
 
 
 if __name__ == "__main__":
-    written = build(slug=sys.argv[1] if sys.argv[1:] else PLACEHOLDER)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("slug", nargs="?", default=PLACEHOLDER, help="owner/repository, for the links to it")
+    try:
+        written = build(slug=slug_of(parser.parse_args().slug))
+    except ValueError as reason:
+        sys.exit(f"error: {reason}")
     print(f"{len(written)} pages, {sum(path.stat().st_size for path in written) / 1e6:.1f} MB: open {SITE / 'index.html'}")

@@ -250,6 +250,13 @@ def test_normalize_is_the_formula_in_channels_last(n):
     assert images.dtype == torch.uint8  # the stored pictures stay as they are
 
 
+@pytest.mark.parametrize("images", [torch.rand(2, 3, 8, 8), torch.zeros(2, 1, 8, 8).byte(), torch.zeros(2, 8, 8, 3).byte()])
+def test_what_is_no_picture_is_not_normalised(images):
+    """Pictures in 0–1, say, would all look black to a network, and nobody would be told."""
+    with pytest.raises(ValueError, match="expected pictures .N, 3, H, W., uint8 in 0 … 255"):
+        data.make_shapes(8, 2, 2).normalize(images)
+
+
 def test_cifar10_is_normalised_by_its_known_statistics():
     """As they stand, in pixel values, in S. Zagoruyko's and N. Komodakis's code of wide residual networks (2016)."""
     assert np.allclose(np.array(data.CIFAR10_MEAN) * 255, [125.3, 123.0, 113.9], atol=0.06)

@@ -20,9 +20,9 @@ def test_evaluate_against_numpy():
     assert accuracy == (logits.argmax(1) == labels).mean()
 
 
-@pytest.mark.parametrize("logits, labels", [(3, 4), (0, 0)])
+@pytest.mark.parametrize("logits, labels", [(3, (4,)), (0, (0,)), (10, (10, 10))], ids=["more labels", "none", "one-hot"])
 def test_evaluate_refuses_what_does_not_fit(logits, labels):
-    with pytest.raises(ValueError, match="as many logits as labels"):
+    with pytest.raises(ValueError, match="as many labels"):
         evaluate(torch.zeros(logits, 10), torch.zeros(labels, dtype=torch.long))
 
 
@@ -38,6 +38,18 @@ def test_predict_keeps_order_mode_and_statistics(shapes, training):
     model.eval()
     one_by_one = torch.cat([model(shapes.normalize(image[None])) for image in shapes.test.images[45:55]])
     torch.testing.assert_close(logits[45:55], one_by_one.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_predict_leaves_each_part_in_its_mode(shapes):
+    """A BatchNorm that was frozen stays frozen, also where the forward pass fails."""
+    model = resnet20().train()
+    model.bn1.eval()
+    predict(model, shapes, shapes.val)
+    assert model.training and not model.bn1.training and model.layer1.training
+    model.fc.register_forward_pre_hook(lambda part, inputs: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predict(model, shapes, shapes.val)
+    assert model.training and not model.bn1.training and model.layer1.training
 
 
 def test_predict_under_autocast_returns_float32(shapes):
@@ -109,6 +121,12 @@ def test_temperature_calibrates(overconfident):
     temperature = fit_temperature(logits[:10_000], labels[:10_000])
     before, after = (calibration_error(logits[10_000:] / t, labels[10_000:]) for t in (1.0, temperature))
     assert after < 0.02 < 0.05 < before
+
+
+def test_temperature_refuses_labels_of_other_pictures(overconfident):
+    logits, labels = overconfident
+    with pytest.raises(IndexError):
+        fit_temperature(logits, labels[:100])
 
 
 def test_temperature_stays_in_its_range():

@@ -217,6 +217,22 @@ def test_a_disk_full_while_the_record_is_written_keeps_the_checkpoint(quick, tmp
     assert read_run(out)["metrics"]["epochs"] == 2
 
 
+def test_epochs_that_were_not_traced_leave_no_row(quick, tmp_path, monkeypatch):
+    """A run traced in its first part only, and resumed without."""
+    folder, save = str(tmp_path / "run"), training.save_checkpoint
+
+    def stop(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save_checkpoint", stop)
+    with pytest.raises(SystemExit):
+        main([*QUICK, "--test-trace", "--out", folder])
+    monkeypatch.setattr(training, "save_checkpoint", save)
+    main([*QUICK, "--out", folder])
+    assert list(read_run(tmp_path / "run")["test_trace"].epoch) == [1]
+
+
 def test_a_slim_record_keeps_classes_and_counts_the_same(quick, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["notebook", "-f", "kernel.json"])
     for out, options in (("full", []), ("slim", ["--slim"])):
@@ -309,6 +325,7 @@ def test_too_little_memory_is_one_line(quick, tmp_path, capsys, monkeypatch):
         (["shapes", "--epochs", "many"], "invalid int value"),
         (["shapes", "--batch-size", "100000"], "batch size 100000 does not fit"),
         (["shapes", "--model", "plain20", "--zero-gamma"], "plain20 does not take zero_gamma"),
+        (["shapes", "--model", "resnet20-no-bn", "--zero-gamma"], "none without BatchNorm"),
         (["shapes", "--lr", "1e30", "--warmup", "0", "--epochs", "1", "--model", "resnet9"], "_loss became"),
         (["shapes", "--colour", "blue"], "unrecognized arguments"),
     ],
@@ -317,6 +334,28 @@ def test_a_mistake_gets_one_line_and_writes_nothing(quick, tmp_path, capsys, arg
     out = tmp_path / "run"
     assert words in fails(capsys, *arguments, "--out", out)
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_wrong_network_shows_before_anything_is_fetched(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiment, "load", lambda name: pytest.fail("the data were loaded"))
+    assert "unknown network" in fails(capsys, *QUICK, "--model", "lenet", "--out", tmp_path / "run")
+    with pytest.raises(TypeError):  # no option is to blame
+        experiment.build_model("resnet20", num_classes="ten")
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "read-only"])
+def test_a_folder_that_cannot_be_written_shows_before_training(quick, tmp_path, capsys, monkeypatch, kind):
+    (tmp_path / "file").write_text("mine")
+    out = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "run", "read-only": tmp_path / "run"}[kind]
+    monkeypatch.setattr(experiment, "fit", lambda *_, **__: pytest.fail("it began to train"))
+    if kind == "read-only":  # root, as whom tests may run, can write anywhere
+
+        def refuse(dir):
+            raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+        monkeypatch.setattr(experiment.tempfile, "TemporaryFile", refuse)
+    assert f"nothing can be written into {out}" in fails(capsys, *QUICK, "--out", out)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_missing_and_damaged_data_get_one_line(tmp_path, capsys, monkeypatch):
@@ -367,11 +406,23 @@ def test_help_names_every_setting(capsys):
     text = capsys.readouterr().out
     for word in ("--model", "--epochs", "--batch-size", "--seed", "--device", "--dataset", "--out", *RECIPES, "resnet110"):
         assert word in text
+    assert "rises linearly from 0" in " ".join(text.split())  # and says what each is
 
 
 def test_a_run_that_does_not_exist_is_named():
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         read_run("resnet1000")
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "metrics.json", "history.csv", "test_logits.npz", "environment.json", "model.safetensors"]
+)
+def test_a_damaged_record_is_named(tmp_path, file):
+    shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "run")
+    content = (tmp_path / "run" / file).read_bytes()
+    (tmp_path / "run" / file).write_bytes(content[:40] if file != "history.csv" else b"")
+    with pytest.raises(ValueError, match="is damaged .*(fetch it again|train anew)"):
+        load_model(tmp_path / "run")
 
 
 def test_an_older_record_has_the_defaults_of_younger_settings(tmp_path):

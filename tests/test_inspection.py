@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import inspection, resnet
+from helpers import inspection, resnet, variants
 from helpers.inspection import summarize
 
 CASES = [
@@ -246,6 +246,16 @@ def test_grad_cam_treats_each_picture_alone_and_works_on_frozen_networks(tried):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_grad_cam_wants_a_part_of_the_model_and_leaves_no_hook(tried):
+    model, x, classes = tried
+    other = copy.deepcopy(model)
+    with pytest.raises(ValueError, match="must be a part of `model`"):
+        inspection.grad_cam(model, other.layer3, x, classes)
+    with pytest.raises(RuntimeError):
+        inspection.grad_cam(model, model.layer3, x[:, :1], classes)
+    assert hooks(model) == hooks(other) == 0
+
+
 # --- dropped blocks
 
 
@@ -270,6 +280,18 @@ def test_dropping_a_block_is_removing_the_module(tried, name):
         assert torch.equal(dropped(tried[1]), removed(tried[1])), block
         assert not torch.equal(dropped(tried[1]), model(tried[1]))
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["layer1", "l", "layer1.7", "conv1", ""])
+def test_what_is_no_block_is_not_dropped(name):
+    with pytest.raises(ValueError, match=f"'{name}' is no block that ends with a ReLU: choose from .'layer1.0'"):
+        inspection.drop_blocks(resnet.resnet20(), [name])
+
+
+def test_a_preactivation_block_is_not_dropped():
+    """It ends with the addition: with a ReLU in its place the network would be another one."""
+    with pytest.raises(ValueError, match="no block that ends with a ReLU"):
+        inspection.drop_blocks(variants.VARIANTS["resnet20-preact"](), ["layer1.1"])
 
 
 def test_a_dropped_block_that_changes_the_shape_keeps_its_shortcut(tried):

@@ -52,9 +52,14 @@ def test_curves_without_validation():
     assert len(plotting.plot_curves(rows, "loss").get_lines()) == 1
 
 
+def test_what_is_no_quantity_is_named(history=HISTORY):
+    with pytest.raises(ValueError, match="quantity must be 'loss' or 'accuracy', got 'acc'"):
+        plotting.plot_curves(history, "acc")
+
+
 def test_images_are_shown_as_they_are():
     images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
-    figure = plotting.plot_images(images, titles=list("abcde"), columns=3)
+    figure = plotting.plot_images(images, titles=np.array(list("abcde")), columns=3)
     shown = [ax for ax in figure.axes if ax.images]
     assert len(figure.axes) == 6 and [ax.get_title() for ax in shown] == list("abcde")
     for ax, image in zip(shown, images, strict=True):

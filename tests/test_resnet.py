@@ -359,6 +359,15 @@ def test_whitened_filters_answer_uncorrelated_with_variance_one():
     assert abs(direction @ largest) > 0.999  # the first filter is the first principal component
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (4, 1, 8, 8), (4, 8, 8, 3)], ids=["none", "grey", "channels last"])
+def test_pictures_that_cannot_be_whitened_for_are_refused(shape):
+    conv = nn.Conv2d(3, 54, 3)
+    before = conv.weight.clone()
+    with pytest.raises(ValueError, match=r"expected normalised pictures \(N, 3, H, W\)"):
+        resnet.whiten(conv, torch.randn(shape))
+    assert torch.equal(conv.weight, before) and conv.weight.requires_grad
+
+
 @pytest.mark.parametrize("filters", [31, 56])
 def test_what_cannot_be_whitened_is_refused(filters):
     conv = nn.Conv2d(3, filters, 3)

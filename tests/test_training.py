@@ -1,5 +1,6 @@
 """helpers.training against closed forms, an independent loop, and interruption."""
 
+import copy
 import dataclasses
 import errno
 import math
@@ -431,7 +432,7 @@ def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, config):
     undisturbed, history = run()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "checkpoint.pt", stop)
-    resumed, resumed_history = run(tmp_path / "checkpoint.pt")
+    resumed, resumed_history = run(str(tmp_path / "checkpoint.pt"))
     assert equal(undisturbed, resumed)
     assert [row["train_loss"] for row in history] == [row["train_loss"] for row in resumed_history]
 
@@ -583,6 +584,19 @@ def test_a_bad_checkpoint_is_one_line_and_nothing_in_it_is_run(shapes, tmp_path,
     with pytest.raises(ValueError, match=f"checkpoint.pt {words}.*delete it to start anew") as stop:
         fit(small_net(), shapes, CONFIG, path, progress=False)
     assert "\n" not in str(stop.value) and not evil.exists() and path.read_bytes() == before
+
+
+def test_a_folder_is_no_checkpoint_and_nobody_is_told_to_delete_it(shapes, tmp_path):
+    with pytest.raises(ValueError, match="is no readable checkpoint .*: name another path"):
+        fit(small_net(), shapes, CONFIG, tmp_path, progress=False)
+
+
+def test_validation_without_pictures_is_refused_before_training(shapes):
+    model = small_net()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="no validation pictures .* choose split='train.val'"):
+        fit(model, dataclasses.replace(shapes, val=shapes.val[:0]), CONFIG, progress=False)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 # --- Ctrl-C, and memory
