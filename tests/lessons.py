@@ -37,6 +37,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, float]:
             notebook,
             timeout=1200,
             record_timing=False,
+            coalesce_streams=True,  # what a cell prints is one block, however long it takes
             extra_arguments=["--log-level=ERROR"],  # a local kernel need not warn that it is local
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
