@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -151,7 +152,7 @@ def processor_name() -> str:
 def prepare(config: TrainConfig) -> tuple[TrainConfig, Dataset, nn.Module]:
     """The settings with every "auto" resolved, the data on the device, and the untrained network."""
     options = {"zero_gamma": True} if config.zero_gamma else {}
-    with torch.device("meta"):  # a network that there is not shows here, before anything is fetched
+    with torch.device("meta"):  # an unknown network shows here, before anything is fetched
         build_model(config.model, **options)
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
@@ -206,8 +207,8 @@ def run(config: TrainConfig, out: str | Path, test_trace: bool = False, use_test
     is also noted after each epoch, to show later what choosing an epoch by it would have claimed; nothing is selected.
     Without `use_test` no test picture is looked at: for runs that help to choose a recipe. A `slim` record keeps the
     predicted classes instead of logits and weights, a hundredth of the size: for runs of which there are many.
-    Raises ValueError where `out` already holds anything but this run's checkpoint, and OSError, before anything is computed,
-    where nothing can be written there.
+    Raises ValueError where `out` already holds anything but this run's checkpoint, and OSError, before training begins, where
+    nothing can be written there.
     """
     out = Path(out)
     checkpoint = out / "checkpoint.pt"
@@ -315,12 +316,12 @@ def read_run(name: str | Path) -> dict:
         run["history"] = pd.read_csv(folder / "history.csv")
         for part in ("test", "val"):
             for file in folder.glob(f"{part}_*.npz"):
-                with np.load(file) as stored:
+                with file.open("rb") as opened, np.load(opened) as stored:  # NumPy leaves a damaged file open
                     for kind, values in stored.items():
                         run[f"{part}_{kind}"] = torch.from_numpy(values).to(torch.float32 if kind == "logits" else torch.int64)
         if (folder / "test_trace.csv").is_file():
             run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as reason:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as reason:
         raise ValueError(f"the record in {folder} is damaged ({reason}): fetch it again, or delete it and train anew") from None
     run["config"] = dataclasses.asdict(TrainConfig()) | run["config"]
     if run["config"]["flip"] is True:  # as records say it that are older than "alternate"

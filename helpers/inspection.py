@@ -134,10 +134,12 @@ def drop_blocks(model: nn.Module, names: list[str]) -> nn.Module:
     Raises ValueError for a name that is no such block's.
     """
     model = copy.deepcopy(model)
+    starts = {name: next(model.get_submodule(name).children()) for name in block_names(model)}
+    droppable = [name for name, layer in starts.items() if isinstance(layer, nn.Conv2d)]  # of a pre-activation block: BatchNorm
     for name in names:
-        block = dict(model.named_modules()).get(name)
-        if not (hasattr(block, "downsample") and isinstance(next(block.children()), nn.Conv2d)):  # pre-activation: BatchNorm
-            raise ValueError(f"{name!r} is no block that ends with a ReLU: choose from {block_names(model)}")
+        if name not in droppable:
+            raise ValueError(f"{name!r} is no block that ends with a ReLU: choose from {droppable or 'another network'}")
+        block = model.get_submodule(name)
         convolutions = [layer for layer in block.children() if isinstance(layer, nn.Conv2d)]
         in_channels, out_channels = convolutions[0].in_channels, convolutions[-1].out_channels
         stride = max(convolution.stride[0] for convolution in convolutions)

@@ -122,7 +122,7 @@ CHOSEN = [
         "version 1 has its stride where version 1.5 has it",
     ),
     ("evaluation", "    model.eval()\n", "", "predictions are made in train mode"),
-    ("evaluation", "model.train(was_training)", "model.train()", "predicting changes the mode"),
+    ("evaluation", "part.training = training", "part.training = True", "predicting changes the mode"),
     ("experiment", "set_seed(config.seed)", "set_seed(0)", "the initial weights ignore the seed"),
     (
         "experiment",
