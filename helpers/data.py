@@ -74,7 +74,7 @@ class Dataset:
         """Raises ValueError where pictures or labels cannot be learned from: their shapes, types, or classes out of range."""
         for name, part in (("training", self.train), ("validation", self.val)):
             images, labels = part.images, part.labels
-            if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            if not are_pictures(images):
                 raise ValueError(f"{name} pictures must be uint8 (N, 3, H, W), got {images.dtype} {tuple(images.shape)}")
             if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
                 raise ValueError(f"{name} labels must be int64 ({len(images)},), got {labels.dtype} {tuple(labels.shape)}")
@@ -83,7 +83,7 @@ class Dataset:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32 with mean 0 and variance 1 per channel (over the training set), channels last."""
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        if not are_pictures(images):
             raise ValueError(f"expected pictures (N, 3, H, W), uint8 in 0 … 255, got {tuple(images.shape)}, {images.dtype}")
         scale, offset = self._scale_and_offset
         return torch.addcmul(offset, images.float(), scale).contiguous(memory_format=torch.channels_last)
@@ -94,6 +94,11 @@ class Dataset:
             torch.tensor(values, dtype=torch.float32, device=self.train.images.device).view(1, 3, 1, 1)
             for values in ([1 / (255 * s) for s in self.std], [-m / s for m, s in zip(self.mean, self.std, strict=True)])
         )
+
+
+def are_pictures(images: Tensor) -> bool:
+    """Whether `images` are uint8 (N, 3, H, W)."""
+    return images.dtype == torch.uint8 and images.ndim == 4 and images.shape[1] == 3
 
 
 def load(name: str | None = None, root: str | Path | None = None) -> Dataset:

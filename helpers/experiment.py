@@ -151,15 +151,13 @@ def processor_name() -> str:
 
 def prepare(config: TrainConfig) -> tuple[TrainConfig, Dataset, nn.Module]:
     """The settings with every "auto" resolved, the data on the device, and the untrained network."""
-    options = {"zero_gamma": True} if config.zero_gamma else {}
-    with torch.device("meta"):  # an unknown network shows here, before anything is fetched
-        build_model(config.model, **options)
+    set_seed(config.seed)
+    # first, so that a wrong name shows before anything is fetched; every data set here has ten classes
+    model = build_model(config.model, **({"zero_gamma": True} if config.zero_gamma else {}))
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
     dataset = distributed.first_then_others(lambda: load(config.dataset))
     config = dataclasses.replace(config, dataset=dataset.name, device=str(device), precision=precision)
-    set_seed(config.seed)
-    model = build_model(config.model, len(dataset.classes), **options)
     if config.whiten:
         whiten(model.conv1, dataset.normalize(dataset.train.images[:1000]))
     return config, dataset.to(device), model

@@ -158,8 +158,8 @@ def read_picture(file: str | Path | BinaryIO, size: int = 32) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file, formats=("JPEG", "PNG"))
-            image.load()
+            with Image.open(file, formats=("JPEG", "PNG")) as image:  # closed also where it is damaged
+                image.load()
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip at 255
             image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

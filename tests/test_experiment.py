@@ -414,6 +414,12 @@ def test_a_run_that_does_not_exist_is_named():
         read_run("resnet1000")
 
 
+def test_the_errors_that_the_readme_names_are_recorded():
+    for network in ("resnet20", "plain20"):
+        accuracy = read_run(f"paper-{network}-seed0")["metrics"]["test_accuracy"]
+        assert f"{100 * (1 - accuracy):.2f} %" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "file", ["config.json", "metrics.json", "history.csv", "test_logits.npz", "environment.json", "model.safetensors"]
 )
