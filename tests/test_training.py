@@ -453,8 +453,15 @@ def test_validation_is_measured_only_where_it_is_not_trained_on(shapes):
     assert "val_accuracy" not in row
 
 
-def test_it_learns(shapes):
-    config = dataclasses.replace(CONFIG, epochs=8, lr=0.05, label_smoothing=0.0)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("device, precision", [
+    ("cpu", "float32"),
+    *(pytest.param("cuda", precision, marks=needs_gpu) for precision in ("float32", "bfloat16", "float16")),
+])  # fmt: skip
+def test_it_learns(shapes, device, precision):
+    config = dataclasses.replace(CONFIG, epochs=8, lr=0.05, label_smoothing=0.0, device=device, precision=precision)
     history = fit(small_net(), shapes, config, progress=False)
     assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"] and history[-1]["val_accuracy"] > 0.2
 
