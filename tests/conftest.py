@@ -7,10 +7,13 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 
 os.environ["COURSE_DATA"] = "shapes"
 os.environ.pop("CIFAR10_ROOT", None)
 os.environ["COURSE_UNATTENDED"] = "1"  # nobody moves a slider: helpers.plotting shows static figures
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(scope="session")

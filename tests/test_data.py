@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import FAKE_PER_FILE, archive_of
+from conftest import FAKE_PER_FILE, archive_of, needs_gpu
 
 from helpers import data
 from helpers.data import Batches, Dataset, Split, alternate_flip, random_crop_flip, random_cutout, stratified_split
@@ -277,7 +277,7 @@ def test_train_val_is_both_parts_and_not_the_test_part():
     assert torch.equal(both.labels, torch.cat([dataset.train.labels, dataset.val.labels]))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 def test_the_pipeline_runs_where_the_pictures_are():
     dataset = toy_dataset().to("cuda")
     random = torch.Generator("cuda").manual_seed(0)

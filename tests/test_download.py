@@ -207,7 +207,8 @@ def test_a_bad_source_is_left_for_the_next_one_in_time(server, tmp_path, fake_fi
     data.download_cifar10(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
     assert asked(running) == [bad, "fine"]
-    assert running.first_asked["fine"] - start < 10  # it waits for 3 s at most; the real limits are stated in helpers.download
+    # up to 2.5 s, nearly all of it waiting; the real limits are stated in helpers.download
+    assert running.first_asked["fine"] - start < 10
 
 
 @pytest.mark.parametrize("bad", BAD)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import needs_gpu
 from torch import nn
 from torch.amp import GradScaler
 
@@ -451,9 +452,6 @@ def test_validation_is_measured_only_where_it_is_not_trained_on(shapes):
     assert {"val_loss", "val_accuracy", "train_loss", "train_accuracy", "lr", "seconds", "epoch"} == set(row)
     row = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=1, split="train+val"), progress=False)[0]
     assert "val_accuracy" not in row
-
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize("device, precision", [
