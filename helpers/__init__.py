@@ -1,1 +1,1 @@
-"""The code behind the notebooks: one short module for each job, read and proved in the lessons."""
+"""The code that the notebooks use and explain: one short module for each job."""

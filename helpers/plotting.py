@@ -1,4 +1,4 @@
-"""The figures that several lessons share, in one style. Nothing here trains or loads; a function gets what it draws."""
+"""The figures that several lessons share, in one style. Nothing here trains or loads data."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,76 +15,102 @@ from PIL import Image
 from torch import Tensor
 
 PALETTE = sns.color_palette("colorblind")
-PLAIN, RESIDUAL = PALETTE[3], PALETTE[0]  # plain networks are vermilion, residual ones blue, in every figure of the course
+PLAIN, RESIDUAL = PALETTE[3], PALETTE[0]  # plain networks vermilion, residual ones blue, always
+SAVED_DPI = 150  # of stored figures: sharp on a projector
 
 
 def set_style() -> None:
-    """One look for all figures: light grid, colours that survive colour blindness, legible when projected."""
+    """One look for all figures: light grid, colours that survive colour blindness."""
     sns.set_theme(style="whitegrid", palette="colorblind")
-    plt.rcParams.update({"figure.dpi": 90, "figure.constrained_layout.use": True, "axes.titlesize": "medium"})
+    plt.rcParams["figure.dpi"] = 90  # how large an inch is on the screen
+    plt.rcParams["figure.constrained_layout.use"] = True
+    plt.rcParams["axes.titlesize"] = "medium"
 
 
 def show(figure: Figure, alt: str, place: DisplayHandle | None = None) -> None:
-    """Displays a figure with its alternative text, what a reader who does not see it should know, and closes it.
+    """Displays a figure with its alternative text and closes it.
 
-    As a PNG of 256 colours, a third of the size of one with all: notebooks hold their figures. With a `place`, in place of
-    what was displayed there.
+    `alt` says what a reader who cannot see the figure should know. With `place`, the figure
+    replaces what is displayed there. It is a PNG at 150 dpi, displayed in the figure's own size,
+    and of 256 colours, a third of the bytes of full colour: notebooks store their figures.
     """
     full, small = BytesIO(), BytesIO()
-    figure.savefig(full, format="png", bbox_inches="tight")
-    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    figure.savefig(full, format="png", dpi=SAVED_DPI, bbox_inches="tight")
+    image = Image.open(full).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    zoom = figure.dpi / SAVED_DPI
+    size = {"width": round(zoom * image.width), "height": round(zoom * image.height)}
     content = {"image/png": small.getvalue(), "text/plain": repr(figure)}
-    (place.update if place else display)(content, raw=True, metadata={"image/png": {"alt": alt}})
+    send = place.update if place else display
+    send(content, raw=True, metadata={"image/png": {"alt": alt, **size}})
     plt.close(figure)
 
 
 def explore(draw: Callable[..., tuple[Figure, str]], **controls) -> None:
-    """Shows the figure, with alternative text, that `draw(**values)` returns; a live reader can change the values.
+    """Shows the figure and alternative text that `draw(**values)` returns, with controls.
 
-    A control is True or False for a box to tick; (default, choices) for a slider over numbers or a menu of names; or None
-    for a file to upload, whose content replaces the None. Below the controls the figure is drawn again with each change.
-    Readers on the web, programs that execute notebooks (they set COURSE_UNATTENDED in the environment) and kernels without
-    ipywidgets get the one figure with the values as stated.
+    A control is True or False for a checkbox; (default, choices) for a slider over numbers or a
+    menu of names; or None for a file to upload, whose content replaces the None. Each change
+    replaces the figure. Where nobody can change anything (COURSE_UNATTENDED is set, as programs
+    that execute notebooks do, or the kernel has no ipywidgets), the figure stands alone.
     """
-    show(*draw(**{name: control[0] if isinstance(control, tuple) else control for name, control in controls.items()}))
+    values = {}
+    for name, control in controls.items():
+        values[name] = control[0] if isinstance(control, tuple) else control
     try:
         import ipywidgets as widgets  # here, because not every kernel has it
     except ImportError:
+        widgets = None
+    if widgets is None or "COURSE_UNATTENDED" in os.environ:
+        show(*draw(**values))
         return
-    if "COURSE_UNATTENDED" in os.environ:
-        return
+
     boxes, place = {}, widgets.Output()
     for name, control in controls.items():
         if control is None:
-            boxes[name] = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg")
+            box = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg")
         elif isinstance(control, bool):
-            boxes[name] = widgets.Checkbox(control, description=name, indent=False, layout={"width": "max-content"})
+            box = widgets.Checkbox(control, description=name, indent=False)
+            box.layout.width = "max-content"
         else:
-            kind = widgets.Dropdown if isinstance(control[0], str) else widgets.SelectionSlider
-            boxes[name] = kind(options=list(control[1]), value=control[0], description=name)
-            boxes[name].style.description_width = "initial"
-            boxes[name].continuous_update = False  # of a slider: one figure when it is let go
+            default, choices = control
+            kind = widgets.Dropdown if isinstance(default, str) else widgets.SelectionSlider
+            box = kind(options=list(choices), value=default, description=name)
+            box.style.description_width = "initial"
+            box.continuous_update = False  # of a slider: one figure when it is let go
+        boxes[name] = box
 
     def value_of(box: widgets.Widget):
         if not isinstance(box, widgets.FileUpload):
             return box.value
-        files = list(box.value.values() if isinstance(box.value, dict) else box.value)  # ipywidgets 7 or 8
-        return bytes(files[-1]["content"]) if files else None
+        files = box.value.values() if isinstance(box.value, dict) else box.value  # version 7 or 8
+        return bytes(list(files)[-1]["content"]) if files else None
 
-    def redraw(_) -> None:
+    def redraw(change: dict | None = None) -> None:
         with place:
             clear_output(wait=True)
             show(*draw(**{name: value_of(box) for name, box in boxes.items()}))
 
     for box in boxes.values():
         box.observe(redraw, "value")
-    display(widgets.VBox([widgets.HBox(list(boxes.values()), layout={"flex_flow": "row wrap"}), place]))
+    row = widgets.HBox(list(boxes.values()), layout={"flex_flow": "row wrap"})
+    display(widgets.VBox([row, place]))
+    redraw()
 
 
-def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.15) -> Figure:
-    """A grid of pictures (N, 3, H, W), uint8, with a title above each; `scale` is the width of one in inches."""
-    rows = -(-len(images) // columns)
-    size = columns * scale, rows * (scale + (0.25 if titles is not None else 0))
+def plot_images(
+    images: Tensor, titles: Sequence[str] | None = None, columns: int = 8, scale: float = 1.15
+) -> Figure:
+    """A grid of N > 0 images (N, 3, H, W), uint8, with a title above each.
+
+    `scale` is the width of one image in inches. Raises ValueError for fewer titles than images.
+    """
+    if titles is not None and len(titles) < len(images):
+        raise ValueError(f"{len(titles)} titles do not suffice for {len(images)} images")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)  # rounded up
+    title_height = 0.25 if titles is not None else 0
+    size = (columns * scale, rows * (scale + title_height))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for ax in axes.flat:
         ax.axis("off")
@@ -96,21 +122,22 @@ def plot_images(images: Tensor, titles: Sequence[str] | None = None, columns: in
 
 
 def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> Axes:
-    """`train_…` (dashed) and `val_…` (solid) of a history by epoch; `quantity` is "loss" or "accuracy".
+    """`train_…` (dashed) and `val_…` (solid) of a history by epoch.
 
-    `history` is what `fit` returns or the table of a recorded run. Accuracies are drawn in percent, losses in nats. Raises
-    ValueError for another quantity.
+    `history` is what `fit` returns or the table of a recorded run; `quantity` is "loss" (drawn in
+    nats) or "accuracy" (in percent). Raises ValueError for another quantity.
     """
     if quantity not in ("loss", "accuracy"):
         raise ValueError(f"quantity must be 'loss' or 'accuracy', got {quantity!r}")
     ax = ax or plt.subplots(figsize=(5, 3.2))[1]
     rows = history if isinstance(history, list) else history.to_dict("records")
     scale = 100 if quantity == "accuracy" else 1
-    for part, name, line in (("train", "training", "--"), ("val", "validation", "-")):
-        values = [scale * row[f"{part}_{quantity}"] for row in rows if f"{part}_{quantity}" in row]
+    for split, label, style in (("train", "training", "--"), ("val", "validation", "-")):
+        key = f"{split}_{quantity}"
+        values = [scale * row[key] for row in rows if key in row]
         if values:
-            (drawn,) = ax.plot(range(1, len(values) + 1), values, line, color=color, label=name)
-            color = drawn.get_color()
+            (line,) = ax.plot(range(1, len(values) + 1), values, style, color=color, label=label)
+            color = line.get_color()
     ax.set(xlabel="epoch", ylabel="accuracy (%)" if quantity == "accuracy" else "loss (nats)")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
@@ -118,32 +145,69 @@ def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> A
 
 
 def live_curves(epochs: int, title: str) -> Callable[[object, dict], None]:
-    """An `on_epoch` for `fit`: loss and accuracy by epoch, drawn anew after each of the `epochs`, in one place."""
+    """An `on_epoch` for `fit`: loss and accuracy by epoch, drawn after each of the `epochs`.
+
+    Each figure replaces the one before.
+    """
     history: list[dict] = []
     place = DisplayHandle()
-    place.display({"text/plain": "the curves follow"}, raw=True)  # claims the place above the progress bars
+    # takes its place in the output, above the progress bars
+    place.display({"text/plain": "the curves follow"}, raw=True)
 
     def redraw(model: object, row: dict) -> None:
         history.append(dict(row))
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
         for ax, quantity in zip(axes, ("loss", "accuracy")):
-            plot_curves(history, quantity, ax=ax, color=RESIDUAL).set_xlim(0.8, epochs + 0.2)
+            plot_curves(history, quantity, ax=ax, color=RESIDUAL)
+            ax.set_xlim(0.8, epochs + 0.2)
             for line in ax.get_lines():
                 line.set_marker("o")  # a line needs two epochs
         figure.suptitle(title)
-        measured = ", ".join(f"{key.replace('_', ' ')} {row[key]:.2f}" for key in row if key.startswith(("train_", "val_")))
-        show(figure, f"Curves of loss and accuracy up to epoch {len(history)} of {epochs}: {measured}.", place)
+        measured = []
+        for key, value in row.items():
+            if key.startswith(("train_", "val_")):
+                measured.append(f"{key.replace('_', ' ')} {value:.2f}")
+        done = f"up to epoch {len(history)} of {epochs}"
+        show(figure, f"Curves of loss and accuracy {done}: {', '.join(measured)}.", place)
 
     return redraw
 
 
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], ax: Axes | None = None) -> Axes:
-    """A confusion matrix of counts: row = true class, column = predicted class. The diagonal is left pale to show errors."""
-    ax = ax or plt.subplots(figsize=(6.4, 5.4))[1]
-    errors = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
+    """A confusion matrix: row = true class, column = predicted class.
+
+    It holds counts, or fractions from 0 to 1 (of each row, say). The diagonal is left pale to show
+    the errors; the values are written into the cells for up to 20 classes. Raises ValueError for a
+    shape that does not fit the classes, and for values that are neither counts nor fractions.
+    """
+    matrix, n = np.asarray(matrix), len(classes)
+    if matrix.shape != (n, n):
+        raise ValueError(f"a matrix of shape {matrix.shape} does not fit {n} classes")
+    counts = np.array_equal(matrix, np.round(matrix))
+    if matrix.min() < 0 or (not counts and np.nanmax(matrix) > 1 + 1e-6):
+        raise ValueError("expected counts, or fractions from 0 to 1")
+    if ax is None:
+        side = max(2.8, 1.2 + 0.42 * min(n, 20) + 0.05 * max(n - 20, 0))  # inches
+        _, ax = plt.subplots(figsize=(side + 1, side))
+    written = matrix.astype(int) if counts else matrix
+    errors = np.where(np.eye(n, dtype=bool), 0, matrix)
     sns.heatmap(
-        errors, annot=matrix, fmt="d", cmap="rocket_r", square=True, ax=ax, annot_kws={"fontsize": 8},
-        xticklabels=classes, yticklabels=classes, cbar_kws={"label": "pictures mistaken"},
-    )  # fmt: skip
+        errors,
+        annot=written if n <= 20 else None,
+        fmt="d" if counts else ".2f",
+        annot_kws={"fontsize": 8},
+        cmap="rocket_r",
+        vmin=0,
+        square=True,
+        xticklabels=classes,
+        yticklabels=classes,
+        cbar_kws={
+            "label": "misclassified images" if counts else "misclassified fraction",
+            "ticks": MaxNLocator(integer=counts),
+        },
+        ax=ax,
+    )
+    ax.tick_params(labelsize=min(11, 700 / n))
+    ax.tick_params(axis="y", labelrotation=0)
     ax.set(xlabel="predicted class", ylabel="true class")
     return ax

@@ -1,7 +1,7 @@
-"""What only the ablations of notebook 07 need: the core of helpers.resnet with one thing changed at a time.
+"""What only the ablations of notebook 07 need: helpers.resnet with one thing changed at a time.
 
-"The paper" is He et al. 2015 (arXiv:1512.03385), "the sequel" their *Identity Mappings in Deep Residual Networks*
-(2016, arXiv:1603.05027).
+"The paper" is He et al. 2015 (arXiv:1512.03385), "the sequel" their *Identity Mappings in Deep
+Residual Networks* (2016, arXiv:1603.05027).
 """
 
 from collections.abc import Callable
@@ -10,29 +10,44 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from helpers.resnet import BasicBlock, Block, Bottleneck, ResNet, Shortcut, ZeroPad, conv3x3, projection
+from helpers.resnet import (
+    BasicBlock,
+    Block,
+    Bottleneck,
+    CifarResNet,
+    ResNet,
+    Shortcut,
+    ZeroPad,
+    conv3x3,
+    projection,
+)
 
 
 class ProjectedBlock(BasicBlock):
-    """A basic block whose shortcut is a projection even where the shapes agree (the paper's option C)."""
+    """A basic block with a projection even where the shapes agree (the paper's option C)."""
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut | None = projection):
+    def __init__(
+        self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut | None = projection
+    ):
         super().__init__(in_channels, width, stride, shortcut)
         self.downsample = projection(in_channels, width, stride)
 
 
 class BottleneckV1(Bottleneck):
-    """The bottleneck as the paper has it: the stride sits in the first 1×1 convolution, which skips three pixels of four."""
+    """The paper's bottleneck: the stride is in the first 1×1, which skips three of four pixels."""
 
-    def __init__(self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut | None = projection):
+    def __init__(
+        self, in_channels: int, width: int, stride: int = 1, shortcut: Shortcut | None = projection
+    ):
         super().__init__(in_channels, width, stride, shortcut)
         self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
 
 
 class PreActivationBlock(nn.Module):
-    """y = F(x) + x with F = BN → ReLU → conv → BN → ReLU → conv; nothing follows the addition (the sequel's figure 1b).
+    """y = F(x) + x with F = BN → ReLU → conv → BN → ReLU → conv (the sequel's figure 1b).
 
-    Maps (N, in_channels, H, W) to (N, width, H/stride, W/stride). `shortcut` as in `BasicBlock`; it gets x as it is.
+    Nothing follows the addition. Maps (N, in_channels, H, W) to (N, width, H/stride, W/stride).
+    `shortcut` as in `BasicBlock`; it gets x as it is.
     """
 
     expansion = 1
@@ -54,23 +69,24 @@ class PreActivationBlock(nn.Module):
         return out + (x if self.downsample is None else self.downsample(x))
 
 
-class PreActivationResNet(ResNet):
-    """A CIFAR ResNet of pre-activation blocks: the stem is a bare convolution, and one BN and ReLU follow the last block."""
+class PreActivationResNet(CifarResNet):
+    """A CIFAR ResNet of pre-activation blocks: BN and ReLU follow the last block, not the stem."""
 
-    def __init__(self, depths: tuple[int, ...], num_classes: int = 10, width: int = 16):
-        super().__init__(PreActivationBlock, depths, num_classes, width=width, shortcut=ZeroPad)
-        self.bn1 = nn.BatchNorm2d(self.fc.in_features)  # moves from behind the stem to behind the last block
+    def __init__(self, depths: tuple[int, int, int], num_classes: int = 10):
+        super().__init__(PreActivationBlock, depths, num_classes)
+        self.bn1 = nn.BatchNorm2d(self.fc.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        for name in self.stages:
-            x = getattr(self, name)(x)
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
         x = self.relu(self.bn1(x))
         return self.fc(torch.flatten(self.avgpool(x), 1))
 
 
 def without_batchnorm(model: nn.Module) -> nn.Module:
-    """Takes every BatchNorm2d out of `model`, in place, and gives every convolution the bias it then needs; returns it."""
+    """Removes every BatchNorm2d of `model` in place, gives its convolutions a bias; returns it."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
@@ -88,11 +104,11 @@ def small(
     stem: str = "cifar",
     batchnorm: bool = True,
     zero_gamma: bool = False,
-) -> ResNet:
-    """A network of the paper's CIFAR family (three stages, 16-32-64 channels) with another block, shortcut or stem.
+) -> CifarResNet:
+    """A network of the paper's CIFAR family with another block, shortcut or stem.
 
-    `depth` counts the stem, the convolutions in the blocks and the linear layer. Raises ValueError for one that three equal
-    stages can't have, and for `zero_gamma` without BatchNorm.
+    `depth` counts the stem, the convolutions in the blocks and the linear layer. Raises ValueError
+    for one that three equal stages cannot have, and for `zero_gamma` without BatchNorm.
     """
     if zero_gamma and not batchnorm:
         raise ValueError("zero_gamma is about BatchNorm's scale: there is none without BatchNorm")
@@ -100,13 +116,19 @@ def small(
     n, rest = divmod(depth - 2, 3 * layers)
     if rest or n < 1:
         raise ValueError(f"depth {depth} is not of the form {3 * layers}n + 2")
-    model = ResNet(block, (n, n, n), num_classes, stem, width=16, shortcut=shortcut, zero_gamma=zero_gamma)
+    depths = (n, n, n)
+    model = CifarResNet(block, depths, num_classes, stem, shortcut=shortcut, zero_gamma=zero_gamma)
     return model if batchnorm else without_batchnorm(model)
 
 
 def half_resnet50(num_classes: int = 10) -> ResNet:
-    """ResNet-50 at half the width behind ImageNet's stem: the network of the notebook from which this course started."""
+    """ResNet-50 at half the width, with ImageNet's stem: the notebook this course started from."""
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, "imagenet", width=32)
+
+
+def preactivation20(num_classes: int = 10) -> PreActivationResNet:
+    """ResNet-20 of pre-activation blocks."""
+    return PreActivationResNet((3, 3, 3), num_classes)
 
 
 VARIANTS: dict[str, Callable[..., nn.Module]] = {
@@ -114,7 +136,7 @@ VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "plain8": partial(small, 8, shortcut=None),
     "resnet20-B": partial(small, 20, shortcut=projection),
     "resnet20-C": partial(small, 20, block=ProjectedBlock, shortcut=projection),
-    "resnet20-preact": lambda num_classes=10: PreActivationResNet((3, 3, 3), num_classes),
+    "resnet20-preact": preactivation20,
     "resnet20-no-bn": partial(small, 20, batchnorm=False),
     "plain20-no-bn": partial(small, 20, shortcut=None, batchnorm=False),
     "resnet20-imagenet-stem": partial(small, 20, stem="imagenet"),

@@ -9,14 +9,19 @@ import torch
 import two_processes
 
 from helpers import distributed
-from helpers.experiment import load_model, read_run
+from helpers.records import load_model, read_run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*torchrun, two_processes.__file__, str(folder)], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*torchrun, two_processes.__file__, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -27,7 +32,9 @@ def test_gradients_weights_and_numbers_are_those_of_one_process(folder):
         together = torch.load(folder / f"rank{rank}.pt")["frozen"]
         assert together.keys() == alone.keys() and len(together) > 100
         for name, value in alone.items():
-            error = (together[name] - value).norm() / value.norm().clamp(min=1e-12)  # sums in another order differ by rounding
+            error = (together[name] - value).norm() / value.norm().clamp(
+                min=1e-12
+            )  # sums in another order differ by rounding
             assert error < 1e-4, f"{name} differs by {error:.1e} of its size"
 
 
@@ -47,15 +54,19 @@ def test_one_process_writes_a_record_and_a_resumed_run_ends_with_the_same_bits(f
     assert whole["environment"]["processes"] == 2
     assert whole["test_logits"].shape == (129, 10) and len(whole["test_trace"]) == 3
     assert torch.equal(whole["test_logits"], resumed["test_logits"])
-    assert whole["history"].drop(columns="seconds").equals(resumed["history"].drop(columns="seconds"))
+    assert (
+        whole["history"].drop(columns="seconds").equals(resumed["history"].drop(columns="seconds"))
+    )
     weights = [load_model(folder / name).state_dict() for name in ("undisturbed", "resumed")]
-    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True)
+    )
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "rank_and_size", lambda: (1, 3))
     assert distributed.share(48) == slice(16, 32)
-    with pytest.raises(ValueError, match="multiple of 3"):
+    with pytest.raises(ValueError, match="not a multiple of the 3 processes"):
         distributed.share(32)
 
 

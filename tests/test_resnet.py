@@ -7,8 +7,15 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from helpers import resnet
-from helpers.resnet import BasicBlock, Bottleneck, ResNet, ResNet9, ZeroPad, cifar_resnet, initialize, make_stage
+from helpers import networks, resnet
+from helpers.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ZeroPad,
+    cifar_resnet,
+    initialize,
+    make_stage,
+)
 
 NAMES = ("resnet18", "resnet34", "resnet50")
 PLAIN = ("plain20", "plain32", "plain44", "plain56", "plain110")
@@ -27,9 +34,14 @@ def torchvision_model(name: str, num_classes: int, stem: str) -> nn.Module:
 
 
 def twins(name: str, num_classes: int, stem: str) -> tuple[nn.Module, nn.Module]:
-    """Our network and torchvision's with the same weights, and BatchNorms that are not where they start."""
+    """Our network and torchvision's with the same weights, and BatchNorms that are not where they
+    start.
+    """
     torch.manual_seed(0)
-    ours, theirs = getattr(resnet, name)(num_classes, stem=stem), torchvision_model(name, num_classes, stem)
+    ours, theirs = (
+        getattr(resnet, name)(num_classes, stem=stem),
+        torchvision_model(name, num_classes, stem),
+    )
     with torch.no_grad():
         for module in theirs.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -42,23 +54,28 @@ def twins(name: str, num_classes: int, stem: str) -> tuple[nn.Module, nn.Module]
 
 
 def one_pass(model: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Logits, the gradient of every parameter and of the picture, and the buffers, by name."""
+    """Logits, the gradient of every parameter and of the image, and the buffers, by name."""
     x = x.clone().requires_grad_()
     logits = model(x)
     F.cross_entropy(logits, torch.arange(len(x))).backward()
-    seen = {"logits": logits.detach(), "d/picture": x.grad}
+    seen = {"logits": logits.detach(), "d/image": x.grad}
     seen |= {f"d/{name}": p.grad for name, p in model.named_parameters()}
     return seen | {f"buffer {name}": buffer for name, buffer in model.named_buffers()}
 
 
-# --- against torchvision ----------------------------------------------------------------------------------------------
+# --- against torchvision
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("num_classes", "stem"), [(1000, "imagenet"), (10, "cifar")])
 def test_names_and_shapes_are_torchvisions(name, num_classes, stem):
-    ours, theirs = getattr(resnet, name)(num_classes, stem=stem), torchvision_model(name, num_classes, stem)
-    if stem == "imagenet":  # replacing a module keeps its place, but compare an untouched network too
+    ours, theirs = (
+        getattr(resnet, name)(num_classes, stem=stem),
+        torchvision_model(name, num_classes, stem),
+    )
+    if (
+        stem == "imagenet"
+    ):  # replacing a module keeps its place, but compare an untouched network too
         assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
     assert [(k, v.shape, v.dtype) for k, v in ours.state_dict().items()] == [
         (k, v.shape, v.dtype) for k, v in theirs.state_dict().items()
@@ -80,7 +97,10 @@ def test_parameter_counts(name, num_classes, stem, expected):
 
 
 SMALL = [("cifar", 32), ("cifar", 33), ("imagenet", 32), ("imagenet", 33), ("imagenet", 64)]
-LARGE = [("cifar", 64), ("imagenet", 224)]  # slow; ResNet-34 would show nothing that 18 and 50 do not
+LARGE = [
+    ("cifar", 64),
+    ("imagenet", 224),
+]  # slow; ResNet-34 would show nothing that 18 and 50 do not
 CASES = [(name, *case) for name in NAMES for case in SMALL + (LARGE if name != "resnet34" else [])]
 
 
@@ -96,11 +116,13 @@ def test_equal_to_torchvision_to_the_last_bit(name, stem, size):
         assert list(a) == list(b)
         different = [name for name in a if not torch.equal(a[name], b[name])]
         assert not different, f"train mode {mode}: {different[:5]}"
-        assert a["d/picture"].abs().sum() > 0 and a["logits"].isfinite().all()
+        assert a["d/image"].abs().sum() > 0 and a["logits"].isfinite().all()
 
 
 def test_initialisation_has_torchvisions_distribution():
-    """Same rule, layer by layer: the standard deviations agree within sampling error; BatchNorm and biases exactly."""
+    """Same rule, layer by layer: the standard deviations agree within sampling error; BatchNorm and
+    biases exactly.
+    """
     torch.manual_seed(0)
     ours, theirs = resnet.resnet50(1000, stem="imagenet"), torchvision.models.resnet50(weights=None)
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
@@ -110,7 +132,7 @@ def test_initialisation_has_torchvisions_distribution():
             assert abs(p.std() / q.std() - 1) < 6 / p.numel() ** 0.5, name
 
 
-# --- shapes, stages and blocks ----------------------------------------------------------------------------------------
+# --- shapes, stages and blocks
 
 
 @pytest.mark.parametrize(("block", "expansion"), [(BasicBlock, 1), (Bottleneck, 4)])
@@ -124,7 +146,11 @@ def test_block_shapes(block, expansion, shortcut, size):
 
 @pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
 def test_a_module_on_the_shortcut_only_where_shapes_differ(block):
-    same, wider, strided = block(64, 64 // block.expansion), block(64, 64), block(64, 64 // block.expansion, 2)
+    same, wider, strided = (
+        block(64, 64 // block.expansion),
+        block(64, 64),
+        block(64, 64 // block.expansion, 2),
+    )
     assert same.downsample is None and strided.downsample is not None
     assert (wider.downsample is None) == (block is BasicBlock)
     assert block(64, 64, 2, None).downsample is None
@@ -148,12 +174,21 @@ def test_block_adds_its_input(block):
 
 def test_stride_sits_in_the_3x3():
     block = Bottleneck(64, 32, stride=2)
-    assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3)] == [(1, 1), (2, 2), (1, 1)]
+    assert [conv.stride for conv in (block.conv1, block.conv2, block.conv3)] == [
+        (1, 1),
+        (2, 2),
+        (1, 1),
+    ]
 
 
 def test_stage_changes_shape_once():
     stage = make_stage(Bottleneck, 64, 32, depth=4, stride=2)
-    assert len(stage) == 4 and [block.downsample is not None for block in stage] == [True, False, False, False]
+    assert len(stage) == 4 and [block.downsample is not None for block in stage] == [
+        True,
+        False,
+        False,
+        False,
+    ]
     assert stage(torch.randn(2, 64, 8, 8)).shape == (2, 128, 4, 4)
 
 
@@ -162,7 +197,7 @@ def test_unknown_stem():
         resnet.resnet50(stem="tiny")
 
 
-# --- the paper's CIFAR family -----------------------------------------------------------------------------------------
+# --- the paper's CIFAR family
 
 FAMILY = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 
@@ -179,7 +214,11 @@ def test_cifar_family(depth, expected):
 
 
 def test_the_smallest_of_the_family_has_a_block_a_stage():
-    assert [len(getattr(cifar_resnet(8), name)) for name in ("layer1", "layer2", "layer3")] == [1, 1, 1]
+    assert [len(getattr(cifar_resnet(8), name)) for name in ("layer1", "layer2", "layer3")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("depth", [0, 2, 18, 21, 51, -4])
@@ -188,7 +227,9 @@ def test_wrong_depth(depth):
         cifar_resnet(depth)
 
 
-@pytest.mark.parametrize(("size", "stride"), [((8, 8), 2), ((7, 9), 2), ((1, 5), 2), ((6, 5), 1), ((10, 11), 3)])
+@pytest.mark.parametrize(
+    ("size", "stride"), [((8, 8), 2), ((7, 9), 2), ((1, 5), 2), ((6, 5), 1), ((10, 11), 3)]
+)
 def test_zero_pad_against_numpy(size, stride):
     x = torch.randn(2, 3, *size, requires_grad=True)
     y = ZeroPad(3, 7, stride)(x)
@@ -205,10 +246,10 @@ def test_zero_pad_against_numpy(size, stride):
     assert parameters(ZeroPad(3, 7, stride)) == 0
 
 
-# --- plain twins ------------------------------------------------------------------------------------------------------
+# --- plain twins
 
 
-def plain_and_twin(name: str) -> tuple[ResNet, ResNet]:
+def plain_and_twin(name: str) -> tuple[nn.Module, nn.Module]:
     if name.startswith("plain"):
         return getattr(resnet, name)(), getattr(resnet, name.replace("plain", "resnet"))()
     return getattr(resnet, name)(residual=False), getattr(resnet, name)()
@@ -221,7 +262,11 @@ def test_plain_network_is_its_twin_without_shortcuts(name):
     assert blocks and all(block.downsample is None and not block.residual for block in blocks)
 
     def layers(model):
-        convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and "downsample" not in n]
+        convolutions = [
+            (n, m)
+            for n, m in model.named_modules()
+            if isinstance(m, nn.Conv2d) and "downsample" not in n
+        ]
         return [(n, m.weight.shape, m.stride, m.padding) for n, m in convolutions]
 
     assert layers(plain) == layers(twin)
@@ -248,17 +293,19 @@ def test_shortcuts_are_at_work():
     assert not torch.allclose(residual(x), plain(x))
 
 
-# --- initialisation ---------------------------------------------------------------------------------------------------
+# --- initialisation
 
 
-@pytest.mark.parametrize("make", [resnet.resnet50, resnet.resnet20, resnet.plain20, resnet.resnet9])
+@pytest.mark.parametrize(
+    "make", [resnet.resnet50, resnet.resnet20, resnet.plain20, networks.resnet9]
+)
 def test_kaiming_variance(make):
     torch.manual_seed(0)
     checked = 0
     for name, module in make().named_modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight
-            if make is resnet.resnet9 and name in ("layer1.0", "layer2.0", "layer3.0"):
+            if make is networks.resnet9 and name in ("layer1.0", "layer2.0", "layer3.0"):
                 weight = weight[module.in_channels :]  # the other filters start as the identity
             n, fan_out = weight.numel(), module.out_channels * module.kernel_size[0] ** 2
             z_mean = weight.mean() * (n * fan_out / 2) ** 0.5  # both are about standard normal
@@ -284,9 +331,11 @@ def test_zero_gamma_starts_as_relu_of_x(block):
 
 @pytest.mark.parametrize("name", [*NAMES, "resnet20", "resnet9"])
 def test_zero_gamma_touches_the_last_batchnorm_of_each_block_alone(name):
-    model = getattr(resnet, name)(zero_gamma=True)
+    model = networks.build_model(name, zero_gamma=True)
     last = "bn3" if name == "resnet50" else "bn2"
-    in_blocks = {f"{n}.{last}" for n, m in model.named_modules() if isinstance(m, (BasicBlock, Bottleneck))}
+    in_blocks = {
+        f"{n}.{last}" for n, m in model.named_modules() if isinstance(m, (BasicBlock, Bottleneck))
+    }
     norms = {n: m.weight for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert in_blocks and {n for n, weight in norms.items() if (weight == 0).all()} == in_blocks
     assert all((weight == 1).all() for n, weight in norms.items() if n not in in_blocks)
@@ -295,90 +344,32 @@ def test_zero_gamma_touches_the_last_batchnorm_of_each_block_alone(name):
 
 
 def test_zero_gamma_is_an_error_on_plain_networks():
-    for make in (resnet.resnet18, resnet.resnet34, resnet.resnet50, resnet.resnet20, resnet.resnet110):
+    for make in (
+        resnet.resnet18,
+        resnet.resnet34,
+        resnet.resnet50,
+        resnet.resnet20,
+        resnet.resnet110,
+    ):
         with pytest.raises(ValueError, match="zero_gamma needs shortcuts"):
             make(residual=False, zero_gamma=True)
 
 
-# --- ResNet-9 and the list of names -----------------------------------------------------------------------------------
+# --- every way to deploy one
 
 
-def test_resnet9():
-    torch.manual_seed(0)
-    model = resnet.resnet9(num_classes=7)
-    x = torch.randn(4, 3, 32, 32)
-    y = model(x)
-    assert y.shape == (4, 7) and y.isfinite().all()
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    assert len(convolutions) == 8
-    # 3 → w → 2w (+ block 2w) → 4w → 8w (+ block 8w), all 3×3; a BatchNorm behind each; a linear layer without bias
-    w = 32
-    pairs = [(3, w), (w, 2 * w), *2 * [(2 * w, 2 * w)], (2 * w, 4 * w), (4 * w, 8 * w), *2 * [(8 * w, 8 * w)]]
-    assert parameters(model) == sum(9 * i * o + 2 * o for i, o in pairs) + 8 * w * 7
-    blocks = [m for m in model.modules() if isinstance(m, BasicBlock)]
-    assert len(blocks) == 2 and all(block.residual and block.downsample is None for block in blocks)
-    y.square().sum().backward()
-    assert all((p.grad != 0).any() for p in model.parameters())
+@pytest.mark.long
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_every_network_can_be_exported(name):
+    model = networks.build_model(name).eval()
+    x = torch.randn(2, 3, 32, 32)
+    exported = torch.export.export(model, (x,)).module()
+    torch.testing.assert_close(exported(x), model(x))
 
 
-def test_resnet9_scales_its_logits():
-    torch.manual_seed(0)
-    model = ResNet9(width=8).eval()
-    features = []
-    model.layer3.register_forward_hook(lambda *call: features.append(call[-1]))
-    y = model(torch.randn(2, 3, 32, 32))
-    strongest = torch.from_numpy(features[0].detach().numpy().max(axis=(2, 3)))
-    torch.testing.assert_close(y, strongest @ model.fc.weight.T / 8)
-
-
-def test_models_are_listed_by_name():
-    assert set(resnet.MODELS) == {"resnet9", *NAMES, *(f"resnet{d}" for d in FAMILY), *PLAIN}
-    for name, make in resnet.MODELS.items():
-        assert make is getattr(resnet, name)
-        model = make(num_classes=3)
-        last = list(model.modules())[-1]
-        assert isinstance(last, nn.Linear) and last.out_features == 3
-
-
-# --- whitening
-
-
-def test_whitened_filters_answer_uncorrelated_with_variance_one():
-    """Independent of the implementation: the answers of the filters to the pictures they were computed from."""
-    generator = torch.Generator().manual_seed(0)
-    images = F.avg_pool2d(torch.randn(200, 3, 24, 24, generator=generator), 3, stride=1) * 2  # correlated
-    conv = nn.Conv2d(3, 32, 3, bias=False)
-    resnet.whiten(conv, images)
-    answers = conv(images).transpose(0, 1).flatten(1)  # (32, samples)
-    moments = answers @ answers.T / answers.shape[1]
-    torch.testing.assert_close(moments[:16, :16], torch.eye(16), rtol=0, atol=0.1)
-    torch.testing.assert_close(answers[16:], -answers[:16])
-    assert not conv.weight.requires_grad
-    largest = torch.linalg.svd(F.unfold(images, 3).transpose(1, 2).reshape(-1, 27), full_matrices=False).Vh[0]
-    direction = conv.weight[0].flatten() / conv.weight[0].norm()
-    assert abs(direction @ largest) > 0.999  # the first filter is the first principal component
-
-
-@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (4, 1, 8, 8), (4, 8, 8, 3)], ids=["none", "grey", "channels last"])
-def test_pictures_that_cannot_be_whitened_for_are_refused(shape):
-    conv = nn.Conv2d(3, 54, 3)
-    before = conv.weight.clone()
-    with pytest.raises(ValueError, match=r"expected normalised pictures \(N, 3, H, W\)"):
-        resnet.whiten(conv, torch.randn(shape))
-    assert torch.equal(conv.weight, before) and conv.weight.requires_grad
-
-
-@pytest.mark.parametrize("filters", [31, 56])
-def test_what_cannot_be_whitened_is_refused(filters):
-    conv = nn.Conv2d(3, filters, 3)
-    with pytest.raises(ValueError, match=f"{filters} filters.*up to 54"):
-        resnet.whiten(conv, torch.randn(4, 3, 8, 8))
-    resnet.whiten(nn.Conv2d(3, 54, 3), torch.randn(4, 3, 8, 8))
-
-
-def test_resnet9_passes_half_of_its_channels_on():
-    model = ResNet9()
-    for stage, channels in ((model.layer1, 32), (model.layer2, 64), (model.layer3, 128)):
-        x = torch.randn(2, channels, 8, 8)
-        torch.testing.assert_close(stage[0](x)[:, :channels], x)
-        assert stage[0](x)[:, channels:].std() > 0.1
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("name", ["resnet9", "resnet18", "resnet50", "resnet20-preact", "plain20"])
+def test_networks_can_be_scripted(name):
+    model = networks.build_model(name).eval()
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x))

@@ -1,4 +1,4 @@
-"""A run that is killed goes on and ends with the same bits (tests/lives.py does the killing)."""
+"""A run that is killed goes on and ends with the same bits (support/lives.py does the killing)."""
 
 import os
 import subprocess
@@ -11,8 +11,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def lives(folder: Path, kills: int) -> str:
-    command = [sys.executable, str(Path(__file__).with_name("lives.py")), str(folder), str(kills), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=3000)
+    program = Path(__file__).with_name("support") / "lives.py"
+    command = [sys.executable, str(program), str(folder), str(kills), "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=3000)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -1,45 +1,24 @@
-"""helpers.training against closed forms, an independent loop, and interruption."""
+"""helpers.training against closed forms and an independent loop."""
 
 import copy
 import dataclasses
-import errno
 import math
-import os
-import pickle
-import platform
-import signal
-import subprocess
-import sys
-import threading
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import needs_gpu
+from small import CONFIG, equal, small_net
 from torch import nn
 from torch.amp import GradScaler
 
 from helpers import training
-from helpers.experiment import LADDER, RECIPES
+from helpers.data import Split
+from helpers.datasets.shapes import make_shapes
+from helpers.recipes import RECIPES
 from helpers.resnet import resnet20
 from helpers.training import TrainConfig, epoch_batches, fit, lr_factor, set_seed, train_one_epoch
-
-CONFIG = TrainConfig(model="resnet20", dataset="shapes", epochs=2, batch_size=64, lr=0.1, device="cpu", precision="float32")
-
-
-def small_net() -> nn.Module:
-    set_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10)
-    )
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
-
 
 # --- the schedule
 
@@ -55,19 +34,26 @@ def test_cosine_and_linear_follow_their_formulas_and_end(warmup):
     total, start = 200, round(warmup * 200)
     for step in range(start, total):
         t = (step - start) / (total - start)
-        assert lr_factor(step, total, warmup, "cosine") == pytest.approx(math.cos(math.pi * t / 2) ** 2)
+        assert lr_factor(step, total, warmup, "cosine") == pytest.approx(
+            math.cos(math.pi * t / 2) ** 2
+        )
         assert lr_factor(step, total, warmup, "linear") == pytest.approx(1 - t)
     assert 0 < lr_factor(total - 1, total, warmup, "cosine") < 1e-3
 
 
 def test_steps_are_the_papers():
     """Section 4.2: divided by 10 at 32k and 48k iterations, ended at 64k."""
-    factors = [lr_factor(step, 64_000, 0.0, "steps") for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)]
+    factors = [
+        lr_factor(step, 64_000, 0.0, "steps")
+        for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999)
+    ]
     assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_a_constant_rate_stays_after_the_warm_up():
-    assert [lr_factor(step, 10, 0.2, "constant") for step in range(10)] == pytest.approx([1 / 3, 2 / 3] + 8 * [1.0])
+    assert [lr_factor(step, 10, 0.2, "constant") for step in range(10)] == pytest.approx(
+        [1 / 3, 2 / 3] + 8 * [1.0]
+    )
 
 
 def test_a_warm_up_may_fill_the_whole_run(shapes):
@@ -80,7 +66,9 @@ def test_a_warm_up_may_fill_the_whole_run(shapes):
 def test_fit_walks_the_whole_schedule(shapes):
     history = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=4), progress=False)
     steps = 320 // 64
-    expected = [0.1 * lr_factor(epoch * steps, 4 * steps, CONFIG.warmup, "cosine") for epoch in range(4)]
+    expected = [
+        0.1 * lr_factor(epoch * steps, 4 * steps, CONFIG.warmup, "cosine") for epoch in range(4)
+    ]
     assert [row["lr"] for row in history] == pytest.approx(expected)
 
 
@@ -90,7 +78,10 @@ def test_fit_walks_the_whole_schedule(shapes):
 def test_train_one_epoch_equals_an_independent_loop():
     generator = torch.Generator().manual_seed(1)
     batches = [
-        (torch.randn(size, 3, 12, 12, generator=generator), torch.randint(0, 10, (size,), generator=generator))
+        (
+            torch.randn(size, 3, 12, 12, generator=generator),
+            torch.randint(0, 10, (size,), generator=generator),
+        )
         for size in (16, 16, 5)
     ]
     ours, reference = small_net(), small_net()
@@ -98,7 +89,13 @@ def test_train_one_epoch_equals_an_independent_loop():
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
     ours.eval()  # it has to switch to train mode by itself
     loss, accuracy = train_one_epoch(
-        ours, batches, nn.CrossEntropyLoss(label_smoothing=0.1), optimizer, scheduler, nullcontext(), GradScaler(enabled=False)
+        ours,
+        batches,
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        optimizer,
+        scheduler,
+        nullcontext(),
+        GradScaler(enabled=False),
     )
 
     velocities = [torch.zeros_like(p) for p in reference.parameters()]
@@ -115,7 +112,9 @@ def test_train_one_epoch_equals_an_independent_loop():
             for p, v, g in zip(reference.parameters(), velocities, gradients):
                 v.mul_(0.9).add_(g)
                 p.sub_(0.1 / (1 + step) * v)
-    assert loss == pytest.approx(sum(losses) / 37, rel=1e-5)  # by sample: the batch of 5 counts 5/37, not 1/3
+    assert loss == pytest.approx(
+        sum(losses) / 37, rel=1e-5
+    )  # by sample: the batch of 5 counts 5/37, not 1/3
     assert accuracy == pytest.approx(hits / 37)
     for a, b in zip(ours.state_dict().values(), reference.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -131,25 +130,21 @@ def test_weight_decay_spares_norms_and_biases():
     assert {id(p) for p in spared["params"]} == {id(p) for p in model.parameters() if p.ndim == 1}
 
 
-def test_the_random_streams_are_those_of_the_recorded_runs(shapes, monkeypatch):
-    """Another stream would be as good, but the recorded commands would no longer repeat their runs."""
-    config, seeds = dataclasses.replace(CONFIG, seed=3), []
-    for epoch in range(2):
-        assert epoch_batches(shapes, config, epoch).generator.initial_seed() == 300_000 + epoch
-    monkeypatch.setattr(training, "set_seed", seeds.append)
-    fit(small_net(), shapes, config, progress=False)
-    assert seeds[-2:] == [300_000, 300_001]
-
-
 def test_the_optimizer_follows_the_settings():
     for momentum in (0.9, 0.0):
         config = dataclasses.replace(CONFIG, lr=0.07, momentum=momentum)
         for group in training.make_optimizer(resnet20(), config).param_groups:
-            assert (group["lr"], group["momentum"], group["nesterov"]) == (0.07, momentum, momentum > 0)
+            assert (group["lr"], group["momentum"], group["nesterov"]) == (
+                0.07,
+                momentum,
+                momentum > 0,
+            )
 
 
 def test_a_first_step_that_the_scaler_skips_leaves_no_momentum():
-    """float16's first gradients often overflow: the step is skipped, and the next one must start from a velocity of 0."""
+    """float16's first gradients often overflow: the step is skipped, and the next one must start
+    from a velocity of 0.
+    """
     try:
         torch.use_deterministic_algorithms(True)  # fills memory that nobody has written to with NaN
         model = nn.Linear(4, 2)
@@ -166,44 +161,19 @@ def test_a_first_step_that_the_scaler_skips_leaves_no_momentum():
         torch.use_deterministic_algorithms(False)
     velocity = 3 + CONFIG.weight_decay * before
     torch.testing.assert_close(optimizer.state[model.weight]["momentum_buffer"], velocity)
-    torch.testing.assert_close(model.weight.detach(), before - CONFIG.lr * (velocity + CONFIG.momentum * velocity))
-
-
-@pytest.mark.skipif(platform.libc_ver() < ("glibc", "2.35"), reason="only glibc from 2.35 can be told to keep freed memory")
-def test_fit_lets_the_system_clear_no_memory_for_a_step_like_the_last():
-    """The pages that the system had to hand out, as it counts them, in a second fit like the first, in a process of its own.
-
-    The largest blocks here have 42 MB; of blocks below 32 MB glibc learns by itself, sometimes, to keep them.
-    """
-    program = """
-import dataclasses, resource
-from helpers import training
-from helpers.data import load
-from helpers.resnet import resnet20
-if {without}:
-    training.keep_freed_memory = lambda: None
-data, faults = load("shapes"), []
-few = dataclasses.replace(data, train=data.train[:640], val=data.val[:10])
-config = training.TrainConfig(dataset="shapes", epochs=1, batch_size=640, lr=0.1, device="cpu", precision="float32")
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    training.fit(resnet20(), few, config, progress=False)
-    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(faults[1])
-"""
-
-    def pages(without: bool) -> int:
-        command = [sys.executable, "-c", program.format(without=without)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    kept, returned = pages(without=False), pages(without=True)
-    assert kept < returned / 2, f"{kept} pages with keep_freed_memory, {returned} without"
+    torch.testing.assert_close(
+        model.weight.detach(), before - CONFIG.lr * (velocity + CONFIG.momentum * velocity)
+    )
 
 
 def test_adam_takes_the_steps_of_its_paper():
-    """Kingma and Ba's algorithm 1, by hand, on one weight; weight decay on weights only, as for SGD."""
+    """Kingma and Ba's algorithm 1, by hand, on one weight; weight decay on weights only, as for
+    SGD.
+    """
     model = nn.Linear(1, 1).double()
-    optimizer = training.make_optimizer(model, dataclasses.replace(CONFIG, optimizer="adam", lr=0.01, weight_decay=0.0))
+    optimizer = training.make_optimizer(
+        model, dataclasses.replace(CONFIG, optimizer="adam", lr=0.01, weight_decay=0.0)
+    )
     weight, m, v = model.weight.item(), 0.0, 0.0
     for t, gradient in enumerate((0.5, -2.0, 0.1), start=1):
         model.weight.grad = torch.full((1, 1), gradient, dtype=torch.float64)
@@ -213,16 +183,27 @@ def test_adam_takes_the_steps_of_its_paper():
         assert model.weight.item() == pytest.approx(weight, abs=1e-12)
     decays = [
         group["weight_decay"]
-        for group in training.make_optimizer(model, dataclasses.replace(CONFIG, optimizer="adam")).param_groups
+        for group in training.make_optimizer(
+            model, dataclasses.replace(CONFIG, optimizer="adam")
+        ).param_groups
     ]
     assert decays == [CONFIG.weight_decay, 0.0]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_the_loss_is_smoothed_cross_entropy(shapes, smoothing):
-    """One batch of all pictures and no step to speak of: the loss of the history is that of the untrained network."""
+    """One batch of all images and no step to speak of: the loss of the history is that of the
+    untrained network.
+    """
     config = dataclasses.replace(
-        CONFIG, epochs=1, batch_size=320, lr=1e-12, warmup=0.0, crop=0, flip="none", label_smoothing=smoothing
+        CONFIG,
+        epochs=1,
+        batch_size=320,
+        lr=1e-12,
+        warmup=0.0,
+        crop=0,
+        flip="none",
+        label_smoothing=smoothing,
     )
     log_p = small_net().train()(shapes.normalize(shapes.train.images)).log_softmax(1)
     target = F.one_hot(shapes.train.labels, 10) * (1 - smoothing) + smoothing / 10
@@ -261,7 +242,12 @@ def test_augmentation_follows_the_settings(shapes):
     assert shapes.train.labels[order].tolist() == labels[:40].tolist()
     for change in ({"crop": 4}, {"flip": "random"}, {"cutout": 8}):
         changed, _ = next(iter(epoch_batches(shapes, dataclasses.replace(plain, **change), 0)))
-        same = (changed.flatten(1).sort(1).values == images.flatten(1).sort(1).values).all(1).double().mean()
+        same = (
+            (changed.flatten(1).sort(1).values == images.flatten(1).sort(1).values)
+            .all(1)
+            .double()
+            .mean()
+        )
         assert not torch.equal(changed, images) and (same < 0.2 or change == {"flip": "random"})
 
 
@@ -271,16 +257,20 @@ def test_mixing_follows_the_settings_and_ends(shapes):
         torch.manual_seed(epoch)
         for images, labels in epoch_batches(shapes, config, epoch):
             assert images.is_contiguous(memory_format=torch.channels_last)
-            if epoch == 9:  # the last tenth shows pictures as they are
+            if epoch == 9:  # the last tenth shows images as they are
                 assert labels.ndim == 1
             else:
                 assert labels.shape == (64, 10) and labels.sum(1).allclose(torch.ones(64))
-                assert (labels > 0).sum(1).max() == 2  # two pictures each
-    halves = [labels.ndim for e in range(8) for _, labels in epoch_batches(shapes, dataclasses.replace(config, mixing=0.5), e)]
+                assert (labels > 0).sum(1).max() == 2  # two images each
+    halves = [
+        labels.ndim
+        for e in range(8)
+        for _, labels in epoch_batches(shapes, dataclasses.replace(config, mixing=0.5), e)
+    ]
     assert 10 < halves.count(2) < 30  # of 40 batches
 
 
-def test_accuracy_on_mixed_pictures_counts_the_larger_part():
+def test_accuracy_on_mixed_images_counts_the_larger_part():
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False))
     with torch.no_grad():
         model[1].weight.copy_(torch.eye(4))
@@ -290,19 +280,6 @@ def test_accuracy_on_mixed_pictures_counts_the_larger_part():
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     batches = [(images, labels)]
     _, accuracy = train_one_epoch(
-        model, batches, F.cross_entropy, optimizer, scheduler, nullcontext(), GradScaler(enabled=False)
-    )
-    assert accuracy == pytest.approx(2 / 3)
-
-
-def test_the_host_asks_for_numbers_every_50_steps(monkeypatch):
-    asked, item = [], torch.Tensor.item
-    monkeypatch.setattr(torch.Tensor, "item", lambda tensor: asked.append(1) or item(tensor))
-    model, reports = small_net(), []
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    batches = [(torch.randn(4, 3, 12, 12), torch.zeros(4, dtype=torch.int64))] * 150
-    train_one_epoch(
         model,
         batches,
         F.cross_entropy,
@@ -310,87 +287,52 @@ def test_the_host_asks_for_numbers_every_50_steps(monkeypatch):
         scheduler,
         nullcontext(),
         GradScaler(enabled=False),
-        lambda *r: reports.append(r),
     )
-    assert len(reports) == 3 and len(asked) == 3 * 2 + 2  # loss and accuracy at steps 50, 100 and 150, and at the end
+    assert accuracy == pytest.approx(2 / 3)
 
 
 # --- fit
 
 
-def test_the_average_is_exponential_includes_batchnorm_and_is_what_counts(shapes):
-    """Against the formula: it starts as the weights after step 1; then average ← decay · average + (1 - decay) · weights."""
-    config, seen = dataclasses.replace(CONFIG, epochs=2, ema=0.7), []
-    averaged = small_net()
-    history = fit(averaged, shapes, config, on_epoch=lambda model, row: seen.append(model.state_dict()), progress=False)
+def test_the_average_is_exponential_includes_batchnorm_and_is_what_counts(shapes, monkeypatch):
+    """It starts as the weights after step 1; then average ← decay · average + (1 - decay) ·
+    weights.
 
-    model, steps = small_net(), []
-    original = training.make_average
-    training.make_average = lambda model, decay, optimizer: (
-        optimizer.register_step_post_hook(
-            lambda *_: steps.append({k: v.clone().double() for k, v in model.state_dict().items()})
-        )
-        and None
-    )
-    try:
-        plain = fit(model, shapes, config, progress=False)
-    finally:
-        training.make_average = original
-    assert len(steps) == 10 and [row["train_loss"] for row in plain] == [row["train_loss"] for row in history]
+    The weights of every step are noted by a scheduler that is called after each.
+    """
+    steps, averaged = [], small_net()
+
+    class Noting(torch.optim.lr_scheduler.LambdaLR):
+        def step(self, *arguments):
+            super().step(*arguments)
+            state = averaged.state_dict()
+            steps.append({name: value.clone().double() for name, value in state.items()})
+
+    monkeypatch.setattr(training, "LambdaLR", Noting)
+    config = dataclasses.replace(CONFIG, epochs=2, ema=0.7)
+    history = fit(averaged, shapes, config, progress=False)
+    plain = fit(small_net(), shapes, CONFIG, progress=False)
+
+    steps = steps[
+        1:11
+    ]  # the first call is the constructor's, those after the tenth the other run's
     expected = steps[0]
     for step in steps[1:]:
         expected = {name: 0.7 * value + 0.3 * step[name] for name, value in expected.items()}
     for name, value in averaged.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
-            assert torch.equal(value, seen[-1][name])
+    assert [row["train_loss"] for row in plain] == [row["train_loss"] for row in history]
     assert history[-1]["val_loss"] != plain[-1]["val_loss"]  # validation, too, is of the average
-    assert not torch.allclose(averaged.state_dict()["1.running_mean"], model.state_dict()["1.running_mean"])
-
-
-def test_where_compiling_fails_the_run_goes_on_without(shapes, monkeypatch):
-    def broken(model):
-        def call(*arguments):
-            raise RuntimeError("no C++ compiler here\nand many more lines")
-
-        return call
-
-    config = dataclasses.replace(CONFIG, epochs=2)
-    eager, compiled = small_net(), small_net()
-    fit(eager, shapes, config, progress=False)
-    monkeypatch.setattr(torch, "compile", broken)
-    with pytest.warns(UserWarning, match=r"torch.compile failed \(no C\+\+ compiler here\)"):
-        history = fit(compiled, shapes, dataclasses.replace(config, compile=True), progress=False)
-    assert equal(eager, compiled)
-    assert history[0]["compile_seconds"] > 0 == history[1]["compile_seconds"]
-
-
-def test_compiling_leaves_no_trace_in_weights_or_statistics(shapes, monkeypatch):
-    used = []
-
-    def traced(model):
-        def call(images):
-            used.append(len(images))
-            return model(images)
-
-        return call
-
-    model = small_net().train()
-    monkeypatch.setattr(torch, "compile", traced)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    training.compile_model(model, shapes.normalize(shapes.train.images[:64]), nullcontext())
-    assert used == [64] and all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("error:torch.compile failed")
 def test_a_compiled_network_learns_the_same(shapes):
     config = dataclasses.replace(CONFIG, epochs=1)
     eager, compiled = small_net(), small_net()
     one = fit(eager, shapes, config, progress=False)[0]
     other = fit(compiled, shapes, dataclasses.replace(config, compile=True), progress=False)[0]
-    assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3) and other["compile_seconds"] > 1
+    assert other["train_loss"] == pytest.approx(one["train_loss"], rel=1e-3)
 
 
 def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
@@ -399,7 +341,9 @@ def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
     def run(seed):
         set_seed(seed)
         model = resnet20()
-        history = fit(model, shapes, dataclasses.replace(CONFIG, epochs=1, seed=seed), progress=False)
+        history = fit(
+            model, shapes, dataclasses.replace(CONFIG, epochs=1, seed=seed), progress=False
+        )
         return model, [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
     (one, first), (same, again), (other, _) = run(0), run(0), run(1)
@@ -407,23 +351,32 @@ def test_a_run_repeats_bit_for_bit_and_the_seed_matters(shapes):
     assert not equal(one, other)
 
 
-CLIMBED = [f"ladder-{step}" for step in range(1, len(LADDER) + 1)]  # mixtures of ladder-0, laptop and resnet50-97
-LONG_RUN = {"epochs": 3, "batch_size": 32, "dataset": "shapes", "split": "train", "device": "cpu", "precision": "float32"}
+# ladder-1, ladder-2, … are mixtures of other recipes
+NOT_CLIMBED = [name for name in RECIPES if name == "ladder-0" or not name.startswith("ladder-")]
+LONG_RUN = {
+    "epochs": 3,
+    "batch_size": 32,
+    "dataset": "shapes",
+    "split": "train",
+    "device": "cpu",
+    "precision": "float32",
+}
 
 
 @pytest.mark.parametrize("config", [
-    *(dataclasses.replace(r, model="resnet20", **LONG_RUN) for r in RECIPES.values() if r.recipe not in CLIMBED),
-    dataclasses.replace(RECIPES["resnet50-97"], **LONG_RUN | {"precision": "float16"}),
+    *(dataclasses.replace(RECIPES[name], **LONG_RUN) for name in NOT_CLIMBED),
+    dataclasses.replace(RECIPES["resnet50-gpu-long"], **LONG_RUN | {"precision": "float16"}),
     dataclasses.replace(CONFIG, **LONG_RUN | {"precision": "bfloat16"}),
 ], ids=lambda config: f"{config.recipe} {config.precision}")  # fmt: skip
 def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, config):
-    """Every recipe: its augmentation, mixing, schedule, average of weights; float16 with the scaler's state."""
-    make = small_net if config.precision == "float16" else resnet20  # float16 is slow on a CPU
+    """Every recipe: its augmentation, mixing, schedule, average of weights; float16 with the
+    scaler's state.
+    """
     shapes = dataclasses.replace(shapes, train=shapes.train[:96], val=shapes.val[:10])
 
     def run(checkpoint=None, on_epoch=None):
         set_seed(config.seed)
-        model = make()
+        model = small_net()
         return model, fit(model, shapes, config, checkpoint, on_epoch, progress=False)
 
     def stop(model, row):
@@ -449,408 +402,61 @@ def test_float16_trains_with_a_scaler(shapes, tmp_path):
 
 def test_validation_is_measured_only_where_it_is_not_trained_on(shapes):
     row = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=1), progress=False)[0]
-    assert {"val_loss", "val_accuracy", "train_loss", "train_accuracy", "lr", "seconds", "epoch"} == set(row)
-    row = fit(small_net(), shapes, dataclasses.replace(CONFIG, epochs=1, split="train+val"), progress=False)[0]
+    assert {
+        "val_loss",
+        "val_accuracy",
+        "train_loss",
+        "train_accuracy",
+        "lr",
+        "seconds",
+        "epoch",
+    } == set(row)
+    row = fit(
+        small_net(),
+        shapes,
+        dataclasses.replace(CONFIG, epochs=1, split="train+val"),
+        progress=False,
+    )[0]
     assert "val_accuracy" not in row
 
 
 @pytest.mark.parametrize("device, precision", [
     ("cpu", "float32"),
-    *(pytest.param("cuda", precision, marks=needs_gpu) for precision in ("float32", "bfloat16", "float16")),
+    pytest.param("cuda", "float32", marks=needs_gpu),
+    pytest.param("cuda", "bfloat16", marks=needs_gpu),
+    pytest.param("cuda", "float16", marks=needs_gpu),
 ])  # fmt: skip
 def test_it_learns(shapes, device, precision):
-    config = dataclasses.replace(CONFIG, epochs=8, lr=0.05, label_smoothing=0.0, device=device, precision=precision)
+    config = dataclasses.replace(
+        CONFIG, epochs=8, lr=0.05, label_smoothing=0.0, device=device, precision=precision
+    )
     history = fit(small_net(), shapes, config, progress=False)
-    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"] and history[-1]["val_accuracy"] > 0.2
+    assert (
+        history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+        and history[-1]["val_accuracy"] > 0.2
+    )
 
 
 def test_divergence_is_named(shapes):
-    with pytest.raises(FloatingPointError, match=r"train_loss became nan in epoch 1, step [2-5] .*lower --lr"):
+    with pytest.raises(FloatingPointError, match=r"loss became (nan|inf) in epoch 1: .*lower lr"):
         fit(small_net(), shapes, dataclasses.replace(CONFIG, lr=1e30, warmup=0.0), progress=False)
 
 
-# --- checkpoints
-
-
-def test_a_checkpoint_of_another_run_is_refused_and_kept(shapes, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    fit(small_net(), shapes, CONFIG, path, progress=False)
-    before = path.read_bytes()
-    for change in ({"model": "resnet56"}, {"seed": 3}, {"epochs": 9}):
-        with pytest.raises(ValueError, match=f"another run.*{next(iter(change))}"):
-            fit(small_net(), shapes, dataclasses.replace(CONFIG, **change), path, progress=False)
-    assert path.read_bytes() == before
-
-
-def test_a_damaged_checkpoint_is_named(shapes, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="checkpoint.pt is no readable checkpoint"):
-        fit(small_net(), shapes, CONFIG, path, progress=False)
-    assert path.read_bytes() == b"no checkpoint"
-
-
-def test_a_file_of_something_else_is_named(shapes, tmp_path):
-    torch.save({"weights": torch.ones(1)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="checkpoint.pt is no readable checkpoint"):
-        fit(small_net(), shapes, CONFIG, tmp_path / "checkpoint.pt", progress=False)
-
-
-def test_a_failed_save_leaves_the_old_checkpoint(shapes, tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
-    fit(small_net(), shapes, CONFIG, path, progress=False)
-    assert sorted(tmp_path.iterdir()) == [path, training.previous(path)]  # the last two, and nothing temporary
-    before = path.read_bytes()
-
-    def full_disk(state, file):
-        file.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="checkpoint.pt could not be written .*No space left on device.*The last one is kept"):
-        training.save_checkpoint(path, {}, CONFIG, [])
-    assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == [path, training.previous(path)]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_disk_that_is_really_full(shapes, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    fit(small_net(), shapes, CONFIG, path, progress=False)
-    before = path.read_bytes()
-    path.with_name("checkpoint.pt.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="checkpoint.pt could not be written .*is the disk full") as stop:
-        training.save_checkpoint(path, {"model": small_net()}, CONFIG, [])
-    assert "\n" not in str(stop.value)
-    assert path.read_bytes() == before and sorted(tmp_path.iterdir()) == [path, training.previous(path)]
-
-
-def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_is_passed_over(shapes, tmp_path):
-    config, path = dataclasses.replace(CONFIG, epochs=3), tmp_path / "checkpoint.pt"
-    undisturbed = small_net()
-    history = fit(undisturbed, shapes, config, path, progress=False)
-    whole = path.read_bytes()
-    saved = [len(torch.load(file, weights_only=True)["history"]) for file in (path, training.previous(path))]
-    assert saved == [3, 2]
-    for damaged in (whole[: len(whole) // 2], b"", whole[:5000] + bytes(4000) + whole[9000:]):
-        path.write_bytes(damaged)
-        model = small_net()
-        with pytest.warns(UserWarning, match=r"checkpoint.pt is no readable checkpoint .*going on from the one before it"):
-            again = fit(model, shapes, config, path, progress=False)
-        assert equal(model, undisturbed) and [row["train_loss"] for row in again] == [row["train_loss"] for row in history]
-        saved = [len(torch.load(file, weights_only=True)["history"]) for file in (path, training.previous(path))]
-        assert saved == [3, 2]  # the good one was not overwritten by the damaged one
-    path.unlink()  # as if killed between two renames
-    model = small_net()
-    fit(model, shapes, config, path, progress=False)
-    assert equal(model, undisturbed)
-    for file in (path, training.previous(path)):
-        file.write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="checkpoint.pt.previous is no readable checkpoint"):
-        fit(small_net(), shapes, config, path, progress=False)
-    training.remove_checkpoint(path)
-    assert list(tmp_path.iterdir()) == []
-
-
-class Evil:
-    def __init__(self, place):
-        self.place = place
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.place),))
-
-
-@pytest.mark.parametrize(
-    "kind", ["list", "number", "empty", "pickle", "evil", "evil in a state", "no history", "other shapes", "text"]
-)
-def test_a_bad_checkpoint_is_one_line_and_nothing_in_it_is_run(shapes, tmp_path, kind):
-    path, evil = tmp_path / "checkpoint.pt", tmp_path / "evil"
-    fit(small_net(), shapes, CONFIG, path, progress=False)
-    good = torch.load(path, weights_only=True)
-    training.remove_checkpoint(path)
-    if kind == "pickle":
-        path.write_bytes(pickle.dumps(Evil(evil)))
-    elif kind == "text":
-        path.write_text("my notes")
-    else:
-        torch.save(
-            {
-                "list": [1, 2],
-                "number": 7,
-                "empty": {},
-                "evil": Evil(evil),
-                "evil in a state": good | {"optimizer": Evil(evil)},
-                "no history": {k: v for k, v in good.items() if k != "history"},
-                "other shapes": good | {"model": resnet20().state_dict()},
-            }[kind],
-            path,
-        )
-    before = path.read_bytes()
-    words = "does not fit this network" if kind == "other shapes" else r"is no readable checkpoint \("
-    with pytest.raises(ValueError, match=f"checkpoint.pt {words}.*delete it to start anew") as stop:
-        fit(small_net(), shapes, CONFIG, path, progress=False)
-    assert "\n" not in str(stop.value) and not evil.exists() and path.read_bytes() == before
-
-
-def test_a_folder_is_no_checkpoint_and_nobody_is_told_to_delete_it(shapes, tmp_path):
-    with pytest.raises(ValueError, match="is no readable checkpoint .*: name another path"):
-        fit(small_net(), shapes, CONFIG, tmp_path, progress=False)
-
-
-def test_validation_without_pictures_is_refused_before_training(shapes):
+def test_validation_without_images_is_refused_before_training(shapes):
     model = small_net()
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="no validation pictures .* choose split='train.val'"):
+    with pytest.raises(ValueError, match="no validation images .* choose split='train.val'"):
         fit(model, dataclasses.replace(shapes, val=shapes.val[:0]), CONFIG, progress=False)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
-# --- Ctrl-C, and memory
-
-
-def ctrl_c(monkeypatch, steps: set[int]) -> list[int]:
-    """Sends this process SIGINT during these steps, counted over everything that follows; returns where they are counted."""
-    make, seen = training.make_criterion, []
-
-    def make_criterion(smoothing):
-        criterion, losses = make(smoothing)
-
-        def counting(logits, labels):
-            seen.append(len(seen))
-            if seen[-1] in steps:
-                signal.raise_signal(signal.SIGINT)
-            return criterion(logits, labels)
-
-        return counting, losses
-
-    monkeypatch.setattr(training, "make_criterion", make_criterion)
-    return seen
-
-
-@pytest.fixture
-def default_sigint():
-    """As in a terminal: a shell without job control lets its background jobs ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-INTERRUPTED = [dataclasses.replace(RECIPES[recipe], model="resnet20", **LONG_RUN) for recipe in ("laptop", "resnet50-97")]
-INTERRUPTED += [dataclasses.replace(CONFIG, **LONG_RUN | {"precision": "float16"})]
-
-
-@pytest.mark.usefixtures("default_sigint")
-@pytest.mark.parametrize("config", INTERRUPTED, ids=lambda config: f"{config.recipe} {config.precision}")
-def test_ctrl_c_saves_after_the_step_and_the_run_ends_with_the_same_bits(shapes, tmp_path, monkeypatch, config):
-    """In the middle of an epoch, in its first and last step, twice in one epoch; 5 steps an epoch."""
-    shapes = dataclasses.replace(shapes, train=shapes.train[:160], val=shapes.val[:10])
-    if config.split == "train+val":
-        shapes = dataclasses.replace(shapes, train=shapes.train[:150])
-    path = tmp_path / "checkpoint.pt"
-
-    def run(checkpoint=None):
-        model = small_net()
-        return model, fit(model, shapes, config, checkpoint, progress=False)
-
-    undisturbed, history = run()
-    seen = ctrl_c(monkeypatch, {0, 2, 4, 7})
-    for done in (1, 3, 5, 8):
-        with pytest.raises(KeyboardInterrupt):
-            run(path)
-        assert len(seen) == done  # the step in progress was finished, and no other begun
-        saved = torch.load(path, weights_only=True)
-        assert len(saved["history"]) == done // 5 and saved["scheduler"]["last_epoch"] == done
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    resumed, again = run(path)
-    assert len(seen) == 15 and equal(undisturbed, resumed)
-    assert [row["lr"] for row in history] == [row["lr"] for row in again]
-    for name in ("train_loss", "train_accuracy", *(["val_loss"] if config.split == "train" else [])):
-        assert [row[name] for row in again] == pytest.approx([row[name] for row in history], abs=1e-6)
-
-
-@pytest.mark.usefixtures("default_sigint")
-def test_the_time_of_both_parts_of_an_epoch_counts(shapes, tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
-    ctrl_c(monkeypatch, {2})
-    with pytest.raises(KeyboardInterrupt):
-        fit(small_net(), shapes, CONFIG, path, progress=False)
-    saved = torch.load(path, weights_only=True)
-    saved["begun"]["seconds"] += 1000
-    torch.save(saved, path)
-    first, second = fit(small_net(), shapes, CONFIG, path, progress=False)
-    assert 1000 < first["seconds"] < 1100 and second["seconds"] < 100
-
-
-@pytest.mark.usefixtures("default_sigint")
-def test_a_second_ctrl_c_and_one_without_a_checkpoint_stop_at_once(shapes, tmp_path, monkeypatch):
-    seen = ctrl_c(monkeypatch, {2})
-    with pytest.raises(KeyboardInterrupt):
-        fit(small_net(), shapes, CONFIG, progress=False)
-    assert len(seen) == 3
-    with training.interrupts_noted(True) as interrupts:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupts == [signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-
-
-@pytest.mark.usefixtures("default_sigint")
-def test_a_handler_of_somebody_else_and_other_threads_are_left_alone():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with training.interrupts_noted(True) as interrupts:
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-            signal.raise_signal(signal.SIGINT)
-        assert interrupts == [] and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    entered = []
-
-    def elsewhere():
-        with training.interrupts_noted(True) as interrupts:
-            entered.append(interrupts)
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert entered == [[]]
-
-
-@pytest.mark.usefixtures("default_sigint")
-def test_divergence_after_a_resume_names_the_step_of_the_epoch(shapes, tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.pt"
-    ctrl_c(monkeypatch, {2})
-    with pytest.raises(KeyboardInterrupt):
-        fit(small_net(), shapes, CONFIG, path, progress=False)
-    saved = torch.load(path, weights_only=True)
-    saved["model"]["5.bias"][:] = math.nan
-    torch.save(saved, path)
-    with pytest.raises(FloatingPointError, match="epoch 1, step 4 "):
-        fit(small_net(), shapes, CONFIG, path, progress=False)
-
-
-class Hungry(nn.Module):
-    """Fails as a GPU does, or asks the CPU for more memory than any has."""
-
-    def __init__(self, gpu: bool):
-        super().__init__()
-        self.layer, self.gpu = nn.Linear(1, 1), gpu
-
-    def forward(self, x):
-        if self.gpu:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return torch.empty(1 << 58)
-
-
-ADVICE = (
-    "^no memory for {} pictures at once on cpu: add --accumulate {} to go on with each batch in {} parts, "
-    "or start anew with --batch-size 32 --lr 0.05$"
-)
-
-
-@pytest.mark.parametrize("gpu", [True, False])
-def test_out_of_memory_says_what_to_try(shapes, gpu):
-    with pytest.raises(MemoryError, match=ADVICE.format(64, 2, 2)):
-        fit(Hungry(gpu), shapes, CONFIG, progress=False)
-    with pytest.raises(MemoryError, match=ADVICE.format(16, 8, 8)):
-        fit(Hungry(gpu), shapes, dataclasses.replace(CONFIG, accumulate=4), progress=False)
-    odd = dataclasses.replace(CONFIG, batch_size=100, accumulate=4)
-    with pytest.raises(MemoryError, match="^no memory for 25 .* add --accumulate 10 .* --batch-size 50 --lr 0.05$"):
-        fit(Hungry(gpu), shapes, odd, progress=False)  # 100 pictures do not come in 8 equal parts
-    with pytest.raises(MemoryError, match="^no memory for 1 pictures at once on cpu: start anew with --batch-size 32"):
-        fit(Hungry(gpu), shapes, dataclasses.replace(CONFIG, accumulate=64), progress=False)
-
-
-def without_batchnorm(*limit: int) -> nn.Module:
-    """A small network that looks at each picture by itself; with a limit it has memory for so many pictures at once."""
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
-
-    def look(module, arguments):
-        if len(arguments[0]) > limit[0] and module.training:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-
-    if limit:
-        net.register_forward_pre_hook(look)
-    return net
-
-
-@pytest.mark.parametrize("precision", ["float32", "float16"])
-@pytest.mark.parametrize("changes", [{}, {"mixing": 1.0, "ema": 0.9, "epochs": 3, "cutout": 4}], ids=["plain", "mixed"])
-def test_a_batch_in_parts_is_the_same_step(shapes, precision, changes):
-    config = dataclasses.replace(CONFIG, precision=precision, **changes)
-    whole, parts, steps = without_batchnorm(), without_batchnorm(16), []
-    history = fit(whole, shapes, config, progress=False)
-    again = fit(parts, shapes, dataclasses.replace(config, accumulate=4), progress=False, on_epoch=lambda *_: steps.append(1))
-    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5 if precision == "float32" else 2e-3)
-    assert not torch.allclose(next(whole.parameters()), next(without_batchnorm().parameters()), atol=1e-2)
-    for name in ("lr", "train_loss", "train_accuracy"):
-        assert [row[name] for row in again] == pytest.approx([row[name] for row in history], rel=2e-3)
-
-
-def test_a_run_without_memory_goes_on_in_parts(shapes, tmp_path):
-    """The first epoch whole, then memory becomes scarce, then in parts: the same run as one that had memory all along."""
-    path, undisturbed, model = tmp_path / "checkpoint.pt", without_batchnorm(), without_batchnorm()
-    history = fit(undisturbed, shapes, CONFIG, progress=False)
-
-    def scarce(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-
-    def after_the_first_epoch(*_):
-        model.register_forward_pre_hook(lambda module, arguments: scarce() if module.training else None)
-
-    with pytest.raises(MemoryError, match="add --accumulate 2 to go on"):
-        fit(model, shapes, CONFIG, path, progress=False, on_epoch=after_the_first_epoch)
-    resumed = without_batchnorm(32)
-    again = fit(resumed, shapes, dataclasses.replace(CONFIG, accumulate=2), path, progress=False)
-    assert [row["epoch"] for row in again] == [row["epoch"] for row in history] and again[0]["lr"] == history[0]["lr"]
-    for one, other in zip(undisturbed.parameters(), resumed.parameters(), strict=True):
-        assert torch.allclose(one, other, atol=1e-5)
-
-
-@pytest.mark.usefixtures("default_sigint")
-def test_ctrl_c_waits_for_all_parts_of_a_batch(shapes, tmp_path, monkeypatch):
-    path, config = tmp_path / "checkpoint.pt", dataclasses.replace(CONFIG, accumulate=4)
-    undisturbed, resumed = without_batchnorm(), without_batchnorm()
-    history = fit(undisturbed, shapes, config, progress=False)
-    seen = ctrl_c(monkeypatch, {5})  # the second part of the second batch
-    with pytest.raises(KeyboardInterrupt):
-        fit(resumed, shapes, config, path, progress=False)
-    assert len(seen) == 8 and torch.load(path, weights_only=True)["begun"]["steps"] == 2
-    again = fit(resumed, shapes, config, path, progress=False)
-    assert equal(undisturbed, resumed) and again[0]["train_loss"] == pytest.approx(history[0]["train_loss"], abs=1e-6)
-
-
-def test_a_loss_that_diverges_names_the_batch_not_the_part(shapes, monkeypatch):
-    make = training.make_criterion
-
-    def make_criterion(smoothing):
-        criterion, losses = make(smoothing)
-        return lambda logits, labels: criterion(logits * (math.nan if len(losses) == 9 else 1), labels), losses
-
-    monkeypatch.setattr(training, "make_criterion", make_criterion)
-    with pytest.raises(FloatingPointError, match="epoch 1, step 3 "):
-        fit(without_batchnorm(), shapes, dataclasses.replace(CONFIG, accumulate=4), progress=False)
-
-
-@pytest.mark.parametrize("batch_size, parts, words", [(64, 0, "accumulate must be positive"), (64, 3, "64 pictures.*3 equal")])
-def test_parts_that_cannot_be_equal_are_refused(batch_size, parts, words):
-    with pytest.raises(ValueError, match=words):
-        dataclasses.replace(CONFIG, batch_size=batch_size, accumulate=parts)
-
-
-def test_other_errors_pass_as_they_are(shapes):
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
-        fit(nn.Sequential(nn.Flatten(), nn.Linear(7, 10)), shapes, CONFIG, progress=False)
 
 
 # --- what repeats
 
 
 def test_neither_evaluation_nor_deterministic_algorithms_change_a_run(shapes, monkeypatch):
-    """Evaluation in however many batches draws nothing; PyTorch's deterministic mode finds every operation it needs."""
+    """Evaluation in however many batches draws nothing; PyTorch's deterministic mode finds every
+    operation it needs.
+    """
     config = dataclasses.replace(CONFIG, ema=0.9, mixing=0.5, cutout=8)
     one, other, third = small_net(), small_net(), small_net()
     history = fit(one, shapes, config, progress=False)
@@ -862,7 +468,7 @@ def test_neither_evaluation_nor_deterministic_algorithms_change_a_run(shapes, mo
 
     monkeypatch.setattr(training, "predict", in_other_batches)
     again = fit(other, shapes, config, progress=False)
-    assert sizes == [100, 100] and equal(one, other)
+    assert sizes == [1, 100, 100] and equal(one, other)  # one image to compare outputs and classes
     assert [row["train_loss"] for row in history] == [row["train_loss"] for row in again]
     fit(third, dataclasses.replace(shapes, val=shapes.val[:3]), config, progress=False)
     assert equal(one, third)
@@ -897,6 +503,7 @@ def test_neither_evaluation_nor_deterministic_algorithms_change_a_run(shapes, mo
         {"ema": 1.0},
         {"schedule": "cosinus"},
         {"split": "test"},
+        {"optimizer": "lion"},
         {"precision": "int4"},
     ],
 )
@@ -905,40 +512,89 @@ def test_settings_that_cannot_be_meant_are_refused(change):
         TrainConfig(**change)
 
 
-def test_devices():
-    assert training.resolve_device("cpu") == torch.device("cpu")
-    for name in ("gpu", "cuda:99", "nonsense"):
-        with pytest.raises(ValueError, match=name):
-            training.resolve_device(name)
-
-
-@pytest.mark.parametrize("capability, expected", [((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")])
-def test_precision_follows_the_gpu(monkeypatch, capability, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert training.resolve_precision("auto", torch.device("cuda")) == expected
-    assert training.resolve_precision("float32", torch.device("cuda")) == "float32"
-
-
-@pytest.mark.parametrize(
-    "device, pays, expected", [("cpu", True, "bfloat16"), ("cpu", False, "float32"), ("mps", True, "float32")]
-)
-def test_auto_on_a_cpu_follows_the_probe(monkeypatch, device, pays, expected):
-    monkeypatch.setattr(training, "bfloat16_pays", lambda: pays)
-    assert training.resolve_precision("auto", torch.device(device)) == expected
-
-
-def test_the_probe_is_timed_and_leaves_the_generator_alone(monkeypatch):
-    """A clock that charges bfloat16 (every second measurement) half as much, then as much as float32."""
-    before = torch.get_rng_state()
-    for cost, expected in ((0.5, True), (1.0, False)):
-        training.bfloat16_pays.cache_clear()
-        ticks = iter([0.0, 1.0, 0.0, cost] * 6)
-        monkeypatch.setattr(training.time, "perf_counter", ticks.__next__)
-        assert training.bfloat16_pays() is expected
-    training.bfloat16_pays.cache_clear()
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_batch_size_larger_than_the_data_is_refused(shapes):
     with pytest.raises(ValueError, match="batch size 1000"):
         fit(small_net(), shapes, dataclasses.replace(CONFIG, batch_size=1000), progress=False)
+
+
+# --- what cannot be learned from is refused before training
+
+
+@pytest.mark.parametrize("outputs", [5, 9, 11, 1000])
+def test_outputs_and_classes_must_agree(shapes, outputs):
+    model = small_net(outputs)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=rf"outputs \(1, {outputs}\).*num_classes=10") as stop:
+        fit(model, shapes, CONFIG, progress=False)
+    assert "\n" not in str(stop.value)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_network_without_logits_is_refused(shapes):
+    model = nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10))  # (N, 10, H, W)
+    with pytest.raises(ValueError, match="one image gives outputs"):
+        fit(model, shapes, CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_labels_out_of_range_are_refused_before_training(shapes, split):
+    part = getattr(shapes, split)
+    wrong = dataclasses.replace(shapes, **{split: Split(part.images, part.labels + 1)})
+    with pytest.raises(ValueError, match="labels"):
+        fit(small_net(), wrong, CONFIG, progress=False)
+
+
+@pytest.mark.parametrize("classes", [2, 300])
+def test_any_number_of_classes_can_be_learned(classes):
+    """Labels beyond 255 too, mixed labels included."""
+    data = make_shapes(320, 60, 20)
+    names = tuple(f"class {i}" for i in range(classes))
+
+    def relabel(split):
+        return Split(split.images, torch.arange(len(split)) % classes)
+
+    train, val, test = relabel(data.train), relabel(data.val), relabel(data.test)
+    data = dataclasses.replace(data, classes=names, train=train, val=val, test=test)
+    config = dataclasses.replace(CONFIG, epochs=1, mixing=1.0)
+    (row,) = fit(small_net(classes), data, config, progress=False)
+    assert row["train_loss"] == pytest.approx(math.log(classes), rel=0.5)
+
+
+# --- modes that the user set
+
+
+def frozen_body(train_mode: bool) -> nn.Module:
+    """ResNet-20, frozen but for a new last layer."""
+    set_seed(0)
+    model = resnet20().requires_grad_(False)
+    model.fc = nn.Linear(64, 10)
+    return model.train(train_mode)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("train_mode", [True, False])
+def test_a_frozen_body_stays_as_it_is(shapes, train_mode, ema):
+    model = frozen_body(train_mode)
+    before = copy.deepcopy(model.state_dict())
+    fit(model, shapes, dataclasses.replace(CONFIG, epochs=1, ema=ema), progress=False)
+    for name, value in model.state_dict().items():
+        assert torch.equal(before[name], value) == (not name.startswith("fc.")), name
+
+
+def test_a_batchnorm_that_learns_or_has_nothing_to_learn_follows_the_data(shapes):
+    """Only a BatchNorm with parameters, all of them frozen, keeps its statistics."""
+    model = small_net()
+    model[1].bias.requires_grad_(False)  # its scale still learns
+    before = model[1].running_mean.clone()
+    fit(model, shapes, dataclasses.replace(CONFIG, epochs=1), progress=False)
+    assert not torch.equal(before, model[1].running_mean) and model[1].training
+
+    model = small_net()
+    model[1] = nn.BatchNorm2d(8, affine=False)
+    fit(model, shapes, dataclasses.replace(CONFIG, epochs=1), progress=False)
+    assert model[1].running_mean.any()
+
+
+def test_everything_frozen_is_one_clear_error(shapes):
+    with pytest.raises(ValueError, match="every parameter is frozen"):
+        fit(resnet20().requires_grad_(False), shapes, CONFIG, progress=False)

@@ -8,10 +8,25 @@ import torchvision
 from torch import nn
 
 from helpers import variants
-from helpers.experiment import build_model
 from helpers.inspection import capture, summarize
-from helpers.resnet import MODELS, BasicBlock, Bottleneck, ResNet, ZeroPad, initialize, plain20, projection, resnet20
-from helpers.variants import VARIANTS, BottleneckV1, PreActivationBlock, ProjectedBlock, small, without_batchnorm
+from helpers.networks import build_model
+from helpers.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    ZeroPad,
+    initialize,
+    plain20,
+    projection,
+    resnet20,
+)
+from helpers.variants import (
+    BottleneckV1,
+    PreActivationBlock,
+    ProjectedBlock,
+    small,
+    without_batchnorm,
+)
 
 WIDTHS = (16, 32, 64)
 
@@ -21,7 +36,7 @@ def size(model: nn.Module) -> int:
 
 
 def conv_bn(c: int, d: int, k: int) -> int:
-    """Numbers in a k×k convolution from c to d channels and the BatchNorm behind it."""
+    """Numbers in a k×k convolution from c to d channels and the BatchNorm after it."""
     return c * d * k * k + 2 * d
 
 
@@ -42,12 +57,19 @@ def expected_bottleneck() -> int:
     """Parameters of the 11-layer network of three bottlenecks with projections."""
     total, c = conv_bn(3, 16, 3), 16
     for width in WIDTHS:
-        total += conv_bn(c, width, 1) + conv_bn(width, width, 3) + conv_bn(width, 4 * width, 1) + conv_bn(c, 4 * width, 1)
+        total += (
+            conv_bn(c, width, 1)
+            + conv_bn(width, width, 3)
+            + conv_bn(width, 4 * width, 1)
+            + conv_bn(c, 4 * width, 1)
+        )
         c = 4 * width
     return total + c * 10 + 10
 
 
-BATCHNORMS = 16 * 7 + 32 * 6 + 64 * 6  # channels of ResNet-20's nineteen BatchNorms; without them one bias a channel each
+BATCHNORMS = (
+    16 * 7 + 32 * 6 + 64 * 6
+)  # channels of ResNet-20's nineteen BatchNorms; without them one bias a channel each
 
 
 @pytest.mark.parametrize(
@@ -57,7 +79,10 @@ BATCHNORMS = 16 * 7 + 32 * 6 + 64 * 6  # channels of ResNet-20's nineteen BatchN
         ("plain8", expected(8)),
         ("resnet20-B", expected(20, "B")),
         ("resnet20-C", expected(20, "C")),
-        ("resnet20-preact", expected(20) + 2 * ((16 - 32) + (32 - 64) + (64 - 16))),  # BatchNorms before, not behind
+        (
+            "resnet20-preact",
+            expected(20) + 2 * ((16 - 32) + (32 - 64) + (64 - 16)),
+        ),  # BatchNorms before, not after
         ("resnet20-no-bn", expected(20) - BATCHNORMS),
         ("plain20-no-bn", expected(20) - BATCHNORMS),
         ("resnet20-imagenet-stem", expected(20, stem=7)),
@@ -73,11 +98,13 @@ def test_parameters_by_formula(name, parameters):
 
 
 def test_the_formula_knows_the_paper():
-    assert [expected(depth) for depth in (20, 32, 44, 56, 110)] == [269_722, 464_154, 658_586, 853_018, 1_727_962]
-
-
-def test_names_do_not_hide_each_other():
-    assert not set(VARIANTS) & set(MODELS) and set(VARIANTS) >= {"resnet8", "plain8", "resnet50-half"}
+    assert [expected(depth) for depth in (20, 32, 44, 56, 110)] == [
+        269_722,
+        464_154,
+        658_586,
+        853_018,
+        1_727_962,
+    ]
 
 
 def test_the_default_is_the_core():
@@ -85,14 +112,21 @@ def test_the_default_is_the_core():
     ours = small(20)
     torch.manual_seed(0)
     core = resnet20()
-    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), core.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(ours.state_dict().values(), core.state_dict().values(), strict=True)
+    )
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(ours.eval()(x), core.eval()(x))
 
 
-@pytest.mark.parametrize(("depth", "block"), [(9, BasicBlock), (2, BasicBlock), (12, Bottleneck), (2, Bottleneck)])
+@pytest.mark.parametrize(
+    ("depth", "block"), [(9, BasicBlock), (2, BasicBlock), (12, Bottleneck), (2, Bottleneck)]
+)
 def test_a_depth_that_cannot_be(depth, block):
-    with pytest.raises(ValueError, match=f"depth {depth} is not of the form {9 if block is Bottleneck else 6}n"):
+    with pytest.raises(
+        ValueError, match=f"depth {depth} is not of the form {9 if block is Bottleneck else 6}n"
+    ):
         small(depth, block=block)
 
 
@@ -100,7 +134,11 @@ def test_a_depth_that_cannot_be(depth, block):
 def test_depth_counts_the_weighted_layers(depth):
     layers = [m for m in small(depth).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
     assert len(layers) == depth  # option A: no convolutions on the shortcuts
-    eleven = [n for n, m in small(11, block=Bottleneck).named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    eleven = [
+        n
+        for n, m in small(11, block=Bottleneck).named_modules()
+        if isinstance(m, (nn.Conv2d, nn.Linear))
+    ]
     assert len([name for name in eleven if "downsample" not in name]) == 11
 
 
@@ -108,13 +146,18 @@ def test_depth_counts_the_weighted_layers(depth):
 
 
 def test_option_c_projects_everywhere_and_b_only_where_shapes_differ():
-    for name, projected in (("resnet20-B", [False] * 3 + [True, False, False] * 2), ("resnet20-C", [True] * 9)):
+    for name, projected in (
+        ("resnet20-B", [False] * 3 + [True, False, False] * 2),
+        ("resnet20-C", [True] * 9),
+    ):
         blocks = [m for m in build_model(name).modules() if isinstance(m, BasicBlock)]
         assert [block.downsample is not None for block in blocks] == projected
         for block in blocks:
             if block.downsample is not None:
                 assert [type(part) for part in block.downsample] == [nn.Conv2d, nn.BatchNorm2d]
-                assert block.downsample[0].stride == block.conv1.stride and block.downsample[0].kernel_size == (1, 1)
+                assert block.downsample[0].stride == block.conv1.stride and block.downsample[
+                    0
+                ].kernel_size == (1, 1)
 
 
 def test_a_projected_block_adds_its_projection():
@@ -170,7 +213,9 @@ def test_v1_is_torchvisions_with_the_strides_moved():
 
 def test_v1_costs_less():
     """The paper's 3.86 billion multiply-adds of ResNet-50 at 224×224, against 4.09 of v1.5."""
-    v1 = summarize(ResNet(BottleneckV1, (3, 4, 6, 3), 1000, "imagenet"), (3, 224, 224)).multiply_adds.sum()
+    v1 = summarize(
+        ResNet(BottleneckV1, (3, 4, 6, 3), 1000, "imagenet"), (3, 224, 224)
+    ).multiply_adds.sum()
     assert round(v1 / 1e9, 2) == 3.86
 
 
@@ -182,11 +227,16 @@ def test_a_preactivation_block_is_exactly_additive():
     x = torch.randn(4, 8, 6, 6)
 
     def normalise(x, bn):  # BatchNorm in training mode, by hand
-        mean, variance = x.mean(dim=(0, 2, 3), keepdim=True), x.var(dim=(0, 2, 3), keepdim=True, unbiased=False)
+        mean, variance = (
+            x.mean(dim=(0, 2, 3), keepdim=True),
+            x.var(dim=(0, 2, 3), keepdim=True, unbiased=False),
+        )
         return (x - mean) / (variance + bn.eps).sqrt()
 
     inner = nn.functional.conv2d(normalise(x, block.bn1).relu(), block.conv1.weight, padding=1)
-    residual = nn.functional.conv2d(normalise(inner, block.bn2).relu(), block.conv2.weight, padding=1)
+    residual = nn.functional.conv2d(
+        normalise(inner, block.bn2).relu(), block.conv2.weight, padding=1
+    )
     before = x.clone()
     assert torch.allclose(block(x) - x, residual, atol=1e-5)
     assert torch.equal(x, before)  # a ReLU in place must not reach the shortcut
@@ -225,7 +275,11 @@ def test_the_preactivation_network_ends_with_batchnorm_and_relu():
     inner = first.conv1((parts["conv1"] / (1 + first.bn1.eps) ** 0.5).relu())  # the stem is bare
     by_hand = parts["conv1"] + first.conv2((inner / (1 + first.bn2.eps) ** 0.5).relu())
     assert torch.allclose(parts["layer1.0"], by_hand, atol=1e-4)
-    assert all((m.weight == 1).all() and (m.bias == 0).all() for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    assert all(
+        (m.weight == 1).all() and (m.bias == 0).all()
+        for m in net.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    )
     conv = net.layer3[2].conv2.weight
     assert abs(conv.std() / (2 / (64 * 9)) ** 0.5 - 1) < 0.05  # Kaiming, by fan-out
 
@@ -238,13 +292,17 @@ def test_without_batchnorm(build):
     net = without_batchnorm(build())
     assert not [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-    assert convolutions and all(m.bias is not None and m.bias.shape == (m.out_channels,) for m in convolutions)
+    assert convolutions and all(
+        m.bias is not None and m.bias.shape == (m.out_channels,) for m in convolutions
+    )
     assert all((m.bias == 0).all() and m.bias.requires_grad for m in convolutions)
 
 
 @pytest.mark.parametrize("build", [resnet20, plain20])
 def test_a_network_with_folded_batchnorm_says_the_same(build):
-    """BatchNorm in eval mode is linear: scale the filters, set the biases, and the network without it must agree."""
+    """BatchNorm in eval mode is linear: scale the filters, set the biases, and the network without
+    it must agree.
+    """
     original = build()
     for bn in (m for m in original.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.uniform_(bn.running_mean, -0.2, 0.2)
@@ -261,7 +319,9 @@ def test_a_network_with_folded_batchnorm_says_the_same(build):
             conv.bias.data.copy_(module.bias - module.running_mean * scale)
     x = torch.randn(2, 3, 32, 32)
     assert torch.allclose(bare(x), original(x), rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(without_batchnorm(copy.deepcopy(original))(x), original(x), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(
+        without_batchnorm(copy.deepcopy(original))(x), original(x), rtol=1e-3, atol=1e-3
+    )
 
 
 # --- the stem, and the starting notebook's network
@@ -269,7 +329,9 @@ def test_a_network_with_folded_batchnorm_says_the_same(build):
 
 def test_stages_behind_the_imagenet_stem():
     for name, pixels in (("resnet20-imagenet-stem", [8, 4, 2]), ("resnet8", [32, 16, 8])):
-        outputs = capture(build_model(name).eval(), ["layer1", "layer2", "layer3"], torch.zeros(1, 3, 32, 32))
+        outputs = capture(
+            build_model(name).eval(), ["layer1", "layer2", "layer3"], torch.zeros(1, 3, 32, 32)
+        )
         assert [output.shape[-1] for output in outputs.values()] == pixels
 
 
@@ -303,4 +365,6 @@ def test_names_are_what_they_say():
     assert isinstance(build_model("bottleneck11-v1").layer1[0], BottleneckV1)
     assert type(build_model("bottleneck11").layer1[0]) is Bottleneck
     assert type(build_model("resnet20-preact").layer1[0]) is PreActivationBlock
-    assert [net.fc.out_features for net in (variants.half_resnet50(3), variants.half_resnet50())] == [3, 10]
+    assert [
+        net.fc.out_features for net in (variants.half_resnet50(3), variants.half_resnet50())
+    ] == [3, 10]

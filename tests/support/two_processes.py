@@ -1,4 +1,6 @@
-"""What test_distributed.py lets two processes do together: `torchrun --nproc-per-node=2 tests/two_processes.py FOLDER`."""
+"""What test_distributed.py lets two processes do together: `torchrun --nproc-per-node=2
+tests/support/two_processes.py FOLDER`.
+"""
 
 import sys
 from pathlib import Path
@@ -7,16 +9,27 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from helpers import distributed, experiment, training  # noqa: E402
-from helpers.data import Dataset, Split, make_shapes  # noqa: E402
+from helpers.data import Dataset, Split  # noqa: E402
+from helpers.datasets.shapes import make_shapes  # noqa: E402
+from helpers.evaluation import predict  # noqa: E402
 from helpers.resnet import resnet20  # noqa: E402
 
 CONFIG = training.TrainConfig(
-    model="resnet20", dataset="shapes", epochs=1, batch_size=32, lr=0.1, mixing=0.5, cutout=8, device="cpu", precision="float32"
+    model="resnet20",
+    dataset="shapes",
+    epochs=1,
+    batch_size=32,
+    lr=0.1,
+    mixing=0.5,
+    cutout=8,
+    device="cpu",
+    precision="float32",
 )
-COMMAND = "shapes --epochs 3 --batch-size 32 --device cpu --precision float32 --ema 0.9 --test-trace".split()
+COMMAND = "shapes --epochs 3 --batch-size 32 --device cpu --precision float32 --ema 0.9".split()
+COMMAND.append("--test-trace")
 
 
 def small_shapes() -> Dataset:
@@ -24,7 +37,9 @@ def small_shapes() -> Dataset:
 
 
 def frozen_resnet20() -> nn.Module:
-    """ResNet-20 whose BatchNorms neither use nor update the statistics of a batch, which differ between its shares."""
+    """ResNet-20 whose BatchNorms neither use nor update the statistics of a batch, which differ
+    between its shares.
+    """
     training.set_seed(1)
     model = resnet20()
     for parent in list(model.modules()):
@@ -35,7 +50,9 @@ def frozen_resnet20() -> nn.Module:
 
 
 def train_frozen() -> dict[str, torch.Tensor]:
-    """Gradients of the last step and weights after two steps, the epoch's numbers, and the test logits."""
+    """Gradients of the last step and weights after two steps, the epoch's numbers, and the test
+    logits.
+    """
     data, model = small_shapes(), frozen_resnet20()
     row = training.fit(model, data, CONFIG, progress=False)[0]
     names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
@@ -43,12 +60,14 @@ def train_frozen() -> dict[str, torch.Tensor]:
         **{f"gradient of {name}": p.grad for name, p in model.named_parameters()},
         **model.state_dict(),
         "numbers": torch.tensor([row[name] for name in names]),
-        "logits": training.predict_together(model, data, data.test, training.make_autocast("float32", torch.device("cpu"))),
+        "logits": predict(model, data, data.test),
     }
 
 
 def statistics() -> dict[str, torch.Tensor]:
-    """BatchNorm's running statistics after an epoch in which each process saw its own share of the pictures."""
+    """BatchNorm's running statistics after an epoch in which each process saw its own share of the
+    images.
+    """
     training.set_seed(1)
     model = resnet20()
     training.fit(model, small_shapes(), CONFIG, progress=False)
@@ -56,12 +75,22 @@ def statistics() -> dict[str, torch.Tensor]:
 
 
 def samples_seen() -> list[int]:
-    """The numbers of the pictures that this process is given in one epoch."""
+    """The numbers of the images that this process is given in one epoch."""
     numbers = torch.arange(70)
     data = small_shapes()
-    numbered = Dataset("numbers", data.classes, data.mean, data.std, Split(data.train.images, numbers), data.val, data.test)
+    numbered = Dataset(
+        "numbers",
+        data.classes,
+        data.mean,
+        data.std,
+        Split(data.train.images, numbers),
+        data.val,
+        data.test,
+    )
     plain = training.TrainConfig(batch_size=32, dataset="shapes")
-    return [int(n) for _, labels in training.epoch_batches(numbered, plain, epoch=0) for n in labels]
+    return [
+        int(n) for _, labels in training.epoch_batches(numbered, plain, epoch=0) for n in labels
+    ]
 
 
 def record(out: Path, stop_after: int | None = None) -> None:
@@ -76,7 +105,7 @@ def record(out: Path, stop_after: int | None = None) -> None:
 
         return original(*arguments, on_epoch=interrupt, **options)
 
-    experiment.fit, experiment.load = fit, lambda name: small_shapes()
+    experiment.fit, experiment.load = fit, lambda name, root: small_shapes()
     try:
         experiment.main([*COMMAND, "--out", str(out)])
     except SystemExit as stop:
@@ -87,7 +116,10 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     distributed.start()
     rank, _ = distributed.rank_and_size()
-    torch.save({"frozen": train_frozen(), "seen": samples_seen(), "statistics": statistics()}, folder / f"rank{rank}.pt")
+    torch.save(
+        {"frozen": train_frozen(), "seen": samples_seen(), "statistics": statistics()},
+        folder / f"rank{rank}.pt",
+    )
     record(folder / "undisturbed")
     record(folder / "resumed", stop_after=1)
     record(folder / "resumed")

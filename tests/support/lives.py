@@ -1,7 +1,9 @@
-"""A run that is killed again and again: each life is a process, forked from one that has imported everything.
+"""A run that is killed again and again: each life is a process, forked from one that has imported
+everything.
 
-`python tests/lives.py FOLDER KILLS SEED` kills a small run with SIGKILL at random moments, starts it again each time, and
-compares every run that reached its end with one that nobody disturbed. Prints a line for each run that ended.
+`python tests/support/lives.py FOLDER KILLS SEED` kills a small run with SIGKILL at random moments,
+starts it again each time, and compares every run that reached its end with one that nobody
+disturbed. Prints a line for each run that ended.
 """
 
 import os
@@ -13,12 +15,14 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from helpers import experiment  # noqa: E402
-from helpers.data import Dataset, make_shapes  # noqa: E402
+from helpers.data import Dataset  # noqa: E402
+from helpers.datasets.shapes import make_shapes  # noqa: E402
 
-COMMAND = "shapes --batch-size 4 --device cpu --precision float32 --ema 0.9 --mixing 0.5 --test-trace".split()
+COMMAND = "shapes --batch-size 4 --device cpu --precision float32 --ema 0.9 --mixing 0.5".split()
+COMMAND.append("--test-trace")
 EPOCHS = 12
 
 
@@ -34,8 +38,9 @@ def start(folder: Path, dataset: Dataset) -> int:
         os.dup2(log, 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         torch.set_num_threads(1)
-        experiment.load = lambda name: dataset
-        experiment.describe_environment = lambda device: {}  # the real one asks git, which takes longer than the run
+        experiment.load = lambda name, root: dataset
+        # the real one asks git, which takes longer than the run
+        experiment.describe_environment = lambda device, command: {}
         experiment.main([*COMMAND, "--epochs", str(EPOCHS), "--out", str(folder)])
         status = 0
     finally:
@@ -59,7 +64,9 @@ def main(folder: Path, kills: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
     began = time.monotonic()
-    assert os.waitpid(start(folder / "undisturbed", whole), 0)[1] == 0, (folder / "undisturbed.log").read_text()
+    assert os.waitpid(start(folder / "undisturbed", whole), 0)[1] == 0, (
+        folder / "undisturbed.log"
+    ).read_text()
     span = time.monotonic() - began
     expected = result(folder / "undisturbed")
 
@@ -69,11 +76,10 @@ def main(folder: Path, kills: int, seed: int) -> None:
         lives += 1
         if killed < kills:
             time.sleep(draw.uniform(0, 0.5 * span))
-            signal_sent = signal.SIGKILL if draw.random() < 0.8 else signal.SIGINT  # every fifth time Ctrl-C, then SIGKILL
-            os.kill(child, signal_sent)
-            if signal_sent == signal.SIGINT:
+            if draw.random() < 0.2:  # every fifth time Ctrl-C first
+                os.kill(child, signal.SIGINT)
                 time.sleep(draw.uniform(0, 0.1 * span))
-                os.kill(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         killed += os.WIFSIGNALED(status)
         if (folder / f"run{runs}" / "metrics.json").exists() and status == 0:
@@ -82,7 +88,11 @@ def main(folder: Path, kills: int, seed: int) -> None:
             runs, lives = runs + 1, 0
         else:
             log = (folder / f"run{runs}.log").read_text()
-            assert "error:" not in log and "Traceback" not in log and not (killed >= kills and status == 256), log
+            assert (
+                "error:" not in log
+                and "Traceback" not in log
+                and not (killed >= kills and status == 256)
+            ), log
     print(f"killed {killed} times")
 
 

@@ -1,6 +1,7 @@
-"""One large file from whichever source delivers it: resumed, checked, with time limits. Knows nothing about CIFAR-10.
+"""Downloads one large file from the first source that delivers it: resumed, checked, time-limited.
 
-requests brings the bytes and tqdm shows them; what stands here is when to wait, when to go on and when to leave a source.
+requests transfers the bytes and tqdm shows the progress; this module decides when to wait, when to
+try again and when to give up on a source.
 """
 
 import hashlib
@@ -10,43 +11,48 @@ from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 
-# A source is left when it does not answer for 10 s or sends nothing for 20 s, three times in a row without 1 MB of progress in
-# between; when it asks to wait for more than 30 s; and when it sends less than 200 kB/s over 20 s. So two sources that hang
-# cost about two minutes and a half, and a download that succeeds takes at most a quarter of an hour or so.
+# A source is given up if it does not respond for 10 s or sends nothing for 20 s, three times in a
+# row without 1 MB of progress in between; if it asks to wait for more than 30 s; and if it sends
+# less than 200 kB/s over 20 s. So two sources that hang cost about two and a half minutes, and a
+# download that succeeds takes at most about a quarter of an hour.
 CONNECT_SECONDS, STALL_SECONDS, TRIES, PROGRESS = 10, 20, 3, 1_000_000
 LONGEST_WAIT, WAIT = 30, 2
 SLOWEST, WINDOW_SECONDS = 200_000, 20
+RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 class SourceError(OSError):
-    """Why a source is left: trying it again would not help."""
+    """Why a source is given up: trying it again would not help."""
 
 
 def fetch_from_any(urls: Iterable[str], part: Path, size: int, md5: str) -> None:
-    """Completes `part` to the file of `size` bytes and checksum `md5`, from the first of `urls` that delivers it.
+    """Completes `part` to the file of `size` bytes and checksum `md5`, from one of `urls`.
 
-    What `part` already holds is not fetched again. Raises OSError, with a reason for each source, where none delivers; what
-    has arrived stays in `part` for the next call.
+    What `part` already holds is not downloaded again. Raises OSError, with a reason for each
+    source, if none delivers; what has arrived stays in `part` for the next call.
     """
     reasons = []
     for url in urls:
-        print(f"fetching {size / 1e6:,.0f} MB from {url} …", file=sys.stderr, flush=True)
+        print(f"downloading {size / 1e6:,.0f} MB from {url} …", file=sys.stderr, flush=True)
         try:
             return fetch(url, part, size, md5)
         except OSError as reason:
             reasons.append(f"{url}: {shorten(f'{type(reason).__name__}: {reason}', 100)}")
-    kept = f"; {size_of(part) / 1e6:.1f} MB are kept, and the next call goes on from there" if size_of(part) else ""
-    raise OSError(f"{part.stem} could not be fetched (" + "; ".join(reasons) + kept + ")")
+    if size_of(part):
+        kept = f"{size_of(part) / 1e6:.1f} MB are kept, and the next call continues from there"
+        reasons.append(kept)
+    raise OSError(f"{part.stem} could not be downloaded ({'; '.join(reasons)})")
 
 
 def fetch(url: str, part: Path, size: int, md5: str) -> None:
-    """Completes `part` from `url`, trying again after a pause where that may help. Raises OSError where it gives up."""
+    """Completes `part` from `url`; pauses and retries where that may help, else raises OSError."""
     import requests  # here, so that everything else works without it
     from urllib3.exceptions import HTTPError
 
     failures = 0
     while True:
-        before, wait = size_of(part), WAIT * 2**failures
+        before = size_of(part)
+        wait = WAIT * 2**failures
         try:
             if before < size:
                 append(url, part, size)
@@ -55,37 +61,46 @@ def fetch(url: str, part: Path, size: int, md5: str) -> None:
             part.unlink()
             if before == 0:
                 raise SourceError("it serves other bytes (their MD5 is wrong)")
-            continue  # begun by another call, or from another source: once more, from the first byte
+            continue  # begun by another call or from another source: again, from the first byte
         except (requests.ConnectionError, requests.Timeout, HTTPError, TimeoutError) as problem:
             reason = problem
-        except requests.HTTPError as problem:  # an answer, but an error: 429 and 503 may say when to ask again
-            reason, status, asked = problem, problem.response.status_code, problem.response.headers.get("Retry-After", "")
-            if status == 416:  # what we have is longer than what there is
+        except requests.HTTPError as problem:  # an error status: 429 and 503 may say when to retry
+            reason = problem
+            status = problem.response.status_code
+            if status == 416:  # `part` is longer than the file of this source
                 part.unlink()
-            elif status not in (408, 429, 500, 502, 503, 504):
+            elif status not in RETRY_STATUS:
                 raise
-            wait = int(asked) if asked.isdigit() else wait
-        failures = 1 if size_of(part) > before + PROGRESS else failures + 1
+            retry_after = problem.response.headers.get("Retry-After", "")
+            if retry_after.isdigit():
+                wait = int(retry_after)
+        progressed = size_of(part) > before + PROGRESS
+        failures = 1 if progressed else failures + 1
         if failures == TRIES or wait > LONGEST_WAIT:
             raise SourceError(f"{reason}") from None
         time.sleep(wait)
 
 
 def append(url: str, part: Path, size: int) -> None:
-    """One request for what `part` lacks; what arrives is written at once, so that it is there for the next one."""
+    """One request for the bytes that `part` lacks; each chunk is written as soon as it arrives."""
     import requests
     from tqdm import tqdm
 
     offset = size_of(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, STALL_SECONDS)) as response:
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+    timeout = (CONNECT_SECONDS, STALL_SECONDS)
+    with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
         response.raise_for_status()
         if response.status_code != 206:  # the server ignores Range: from the first byte
             offset = 0
         promised = int(response.headers.get("Content-Length", size - offset))
         chunk = response.raw.read1(1 << 16, decode_content=False)
-        if offset + promised != size or (offset == 0 and chunk and chunk[0] != 0x1F):
-            raise SourceError(f"it serves something else ({promised:,} bytes, {response.headers.get('Content-Type')})")
+        is_gzip = offset > 0 or not chunk or chunk[0] == 0x1F
+        if offset + promised != size or not is_gzip:
+            kind = response.headers.get("Content-Type")
+            raise SourceError(f"it serves something else ({promised:,} bytes, {kind})")
         bar = tqdm(total=size, initial=offset, unit="B", unit_scale=True, leave=False)
         with bar, open(part, "ab" if offset else "wb") as file:
             start, received = time.monotonic(), 0

@@ -1,0 +1,218 @@
+"""Recorded runs: results/ holds those of the course, runs/ a reader's own; one folder for each."""
+
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import subprocess
+import zipfile
+import zlib
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from helpers import distributed
+from helpers.data import Dataset
+from helpers.evaluation import evaluate
+from helpers.networks import build_model
+from helpers.system import processor_name, waiting_policy
+from helpers.training import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+RUNS = ROOT / "runs"
+
+
+def git(*arguments: str) -> str:
+    """What git prints in this checkout, or "" where there is no git or no repository."""
+    command = ["git", *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def describe_environment(device: str, command: str) -> dict:
+    """Command, date, commit, versions and machine: what places a recorded number.
+
+    The commit is git's, marked "+changes" if helpers/ differs from it, or COURSE_COMMIT.
+    """
+    commit = git("rev-parse", "HEAD") or os.environ.get("COURSE_COMMIT", "")
+    if git("status", "--porcelain", "--", "helpers"):
+        commit += "+changes"
+    return {
+        "command": command,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "system": platform.system(),
+        "processor": processor_name(),
+        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
+        "threads": torch.get_num_threads(),
+        "waiting": waiting_policy(),
+        "processes": distributed.rank_and_size()[1],
+    }
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Writes `file` whole or not at all."""
+    temporary = file.with_name(file.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def write_csv(file: Path, table: pd.DataFrame) -> None:
+    table.round(6).to_csv(file, index=False, lineterminator="\n")
+
+
+def compile_seconds(config: TrainConfig, table: pd.DataFrame) -> float:
+    """What torch.compile cost: by how much the first epoch was longer than the median epoch."""
+    if not config.compile or len(table) < 2:
+        return 0.0
+    return max(0.0, float(table.seconds.iloc[0] - table.seconds.median()))
+
+
+def write_record(
+    out: Path,
+    config: TrainConfig,
+    environment: dict,
+    model: nn.Module,
+    dataset: Dataset,
+    history: list[dict],
+    logits: dict[str, Tensor],
+    slim: bool = False,
+) -> dict:
+    """Writes a run into the folder `out`; `metrics.json` comes last and is returned.
+
+    `logits` has (N, num_classes) of "val", "test" or both. Losses and accuracies are computed from
+    them as stored (float16). A `slim` record has predicted classes in their place and no weights.
+    """
+    from safetensors.torch import save  # here, so that training alone does not need it
+
+    write_json(out / "config.json", dataclasses.asdict(config))
+    write_json(out / "environment.json", environment)
+    table = pd.DataFrame(history)
+    write_csv(out / "history.csv", table.drop(columns="test_accuracy", errors="ignore"))
+    if "test_accuracy" in table:
+        write_csv(out / "test_trace.csv", table[["epoch", "test_accuracy"]].dropna())
+    label_type = np.min_scalar_type(len(dataset.classes) - 1)  # uint8 up to 256 classes
+    measured = {}
+    for split, values in logits.items():
+        stored = values.half()
+        labels = getattr(dataset, split).labels.cpu()
+        kept = {"labels": labels.numpy().astype(label_type)}
+        if slim:
+            kept["predictions"] = stored.argmax(dim=1).numpy().astype(label_type)
+        else:
+            kept["logits"] = stored.numpy()
+        kind = "predictions" if slim else "logits"
+        np.savez_compressed(out / f"{split}_{kind}.npz", **kept)
+        loss, accuracy = evaluate(stored.float(), labels)
+        measured[f"{split}_accuracy"] = round(accuracy, 6)
+        measured[f"{split}_loss"] = round(loss, 6)
+    if not slim:
+        weights = {}
+        for name, value in model.state_dict().items():
+            weights[name] = (value.half() if value.is_floating_point() else value).contiguous()
+        (out / "model.safetensors").write_bytes(save(weights))
+    metrics = {
+        "model": config.model,
+        "recipe": config.recipe,
+        "dataset": config.dataset,
+        "split": config.split,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "classes": list(dataset.classes),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **measured,
+        "train_seconds": round(float(table.seconds.sum()), 1),
+        "compile_seconds": round(compile_seconds(config, table), 1),
+        "device": config.device,
+        "precision": config.precision,
+    }
+    write_json(out / "metrics.json", metrics)
+    return metrics
+
+
+def folder_of(name: str | Path) -> Path:
+    """The folder of a finished run: a path, or a name in results/ or runs/.
+
+    Raises FileNotFoundError for a run that was not recorded or not finished.
+    """
+    places = [Path(name).expanduser()]
+    if isinstance(name, str):
+        places += [RESULTS / name, RUNS / name]
+    for folder in places:
+        if (folder / "metrics.json").is_file():
+            return folder
+    known = ", ".join(sorted(path.parent.name for path in RESULTS.glob("*/metrics.json")))
+    raise FileNotFoundError(f"{name} holds no finished run; recorded are: {known or 'none'}")
+
+
+def read_run(name: str | Path) -> dict:
+    """A recorded run, by its name in results/ or runs/ or by its folder.
+
+    Returns `config`, `environment`, `metrics` (dicts), `history` (a table, a row per epoch) and,
+    where recorded, `test_logits`, `test_labels`, `val_logits`, `val_labels` (tensors; of a slim
+    record `…_predictions`) and `test_trace` (a table). A setting younger than the record has its
+    default; one that no longer exists is dropped. Raises FileNotFoundError for a run that was not
+    recorded or not finished, and ValueError for a damaged file.
+    """
+    folder = folder_of(name)
+    try:
+        run = {}
+        for part in ("config", "environment", "metrics"):
+            run[part] = json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
+        run["history"] = pd.read_csv(folder / "history.csv")
+        for file in sorted(folder.glob("*.npz")):
+            split = file.name.split("_")[0]
+            with file.open("rb") as opened, np.load(opened) as stored:
+                for kind, values in stored.items():
+                    dtype = np.float32 if kind == "logits" else np.int64
+                    run[f"{split}_{kind}"] = torch.from_numpy(values.astype(dtype))
+        if (folder / "test_trace.csv").is_file():
+            run["test_trace"] = pd.read_csv(folder / "test_trace.csv")
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as reason:
+        advice = "fetch it again, or delete it and train anew"
+        raise ValueError(f"the record in {folder} is damaged ({reason}): {advice}") from None
+
+    if run["config"].get("flip") is True:  # as records say it that are older than "alternate"
+        run["config"]["flip"] = "random"
+    defaults = dataclasses.asdict(TrainConfig())
+    run["config"] = {name: run["config"].get(name, default) for name, default in defaults.items()}
+    if "classes" not in run["metrics"]:  # older records are of a data set with ten
+        module = importlib.import_module(f"helpers.datasets.{run['metrics']['dataset']}")
+        run["metrics"]["classes"] = list(module.CLASSES)
+    return run
+
+
+def load_model(name: str | Path) -> nn.Module:
+    """The trained network of a recorded run, in eval mode, float32 on the CPU.
+
+    Raises FileNotFoundError for a run that was not recorded or whose weights were not kept, and
+    ValueError for damaged ones.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    metrics = read_run(name)["metrics"]
+    weights = folder_of(name) / "model.safetensors"
+    if not weights.is_file():
+        advice = "`python -m helpers.experiment` trains and writes them"
+        raise FileNotFoundError(f"{weights.parent} keeps no weights: {advice}")
+    model = build_model(metrics["model"], num_classes=len(metrics["classes"]))
+    try:
+        model.load_state_dict(load_file(weights))
+    except SafetensorError as reason:
+        advice = "fetch it again, or delete its folder and train anew"
+        raise ValueError(f"{weights} is damaged ({reason}): {advice}") from None
+    return model.eval()

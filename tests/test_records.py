@@ -1,0 +1,251 @@
+"""Records: what is written is what is read back, and the committed ones are complete and true."""
+
+import dataclasses
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from helpers import plotting, records
+from helpers.data import Dataset, Split, load
+from helpers.datasets.shapes import make_shapes
+from helpers.evaluation import predict
+from helpers.experiment import main
+from helpers.records import describe_environment, load_model, read_run, write_record
+from helpers.resnet import resnet20
+from helpers.training import TrainConfig, fit
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = sorted(path.parent for path in ROOT.glob("results/*/metrics.json"))
+
+
+@pytest.fixture
+def own_images(tmp_path) -> Path:
+    """Ten images for each of three classes, of several sizes and modes."""
+    random = np.random.RandomState(0)
+    root = tmp_path / "my images"
+    modes = {"cat": "RGB", "dog": "RGBA", "übel": "L"}
+    for number, (name, mode) in enumerate(modes.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            height, width = 32 + 5 * i, 60 - 2 * i
+            pixels = random.randint(0, 100, (height, width, 3)) + 70 * number
+            image = Image.fromarray(pixels.astype(np.uint8)).convert(mode)
+            image.save(root / name / f"image {i}.png")
+    return root
+
+
+# --- the environment
+
+
+def test_the_system_is_named_without_the_hosts_kernel():
+    environment = describe_environment("cpu", "the command")
+    assert environment["system"] == platform.system()
+    assert environment["command"] == "the command" and environment["waiting"]
+
+
+def test_the_gpu_is_named_where_it_was_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU {device}")
+    named = [describe_environment(device, "")["gpu"] for device in ("cpu", "cuda", "cuda:1")]
+    assert named == [None, "the GPU cuda", "the GPU cuda:1"]
+
+
+def test_the_commit_is_named_and_whether_helpers_have_changed_since(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert describe_environment("cpu", "")["commit"] == ""  # no repository
+    monkeypatch.setenv("COURSE_COMMIT", "abc")
+    assert describe_environment("cpu", "")["commit"] == "abc"
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "data.py").write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    commit = describe_environment("cpu", "")["commit"]
+    assert len(commit) == 40
+    (tmp_path / "README.md").write_text("elsewhere")
+    assert describe_environment("cpu", "")["commit"] == commit
+    (tmp_path / "helpers" / "data.py").write_text("2")
+    assert describe_environment("cpu", "")["commit"] == commit + "+changes"
+
+
+# --- other numbers of classes
+
+
+def dataset_of(classes: int) -> Dataset:
+    """Random images of so many classes, two for each in every split."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2 * classes, 3, 16, 16), generator=generator).byte()
+    split = Split(images, torch.arange(2 * classes) % classes)
+    names = tuple(f"class {i}" for i in range(classes))
+    return Dataset("own", names, (0.5, 0.5, 0.5), (0.3, 0.3, 0.3), split, split, split)
+
+
+@pytest.mark.parametrize("slim", [False, True])
+@pytest.mark.parametrize("classes", [2, 100, 256, 257, 300])
+def test_a_record_knows_its_classes(tmp_path, classes, slim):
+    dataset, model = dataset_of(classes), resnet20(classes)
+    config = TrainConfig(model="resnet20", dataset="own", device="cpu", precision="float32")
+    history = [{"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "seconds": 1.0}]
+    logits = {"val": predict(model, dataset, dataset.val)}
+    logits["test"] = torch.nn.functional.one_hot(dataset.test.labels, classes).float()
+    write_record(tmp_path, config, {}, model, dataset, history, logits, slim)
+    run = read_run(tmp_path)
+    assert run["metrics"]["classes"] == list(dataset.classes)
+    assert run["metrics"]["test_accuracy"] == 1.0
+    assert torch.equal(run["test_labels"], dataset.test.labels)
+    if slim:
+        assert torch.equal(run["test_predictions"], dataset.test.labels)
+    else:
+        assert run["test_logits"].shape == (2 * classes, classes)
+        again = predict(load_model(tmp_path), dataset, dataset.val)
+        torch.testing.assert_close(again, run["val_logits"], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_folder_of_ones_own_images_is_trained_on_recorded_and_read_back(tmp_path, own_images):
+    out = tmp_path / "my run"
+    command = "--dataset folder --model resnet8 --epochs 2 --batch-size 8 --warmup 0 --crop 2"
+    command += " --device cpu --precision float32"
+    main([*command.split(), "--root", str(own_images), "--out", str(out)])
+    run = read_run(str(out))
+    assert run["metrics"]["classes"] == ["cat", "dog", "übel"]
+    dataset = load("folder", own_images)
+    assert torch.equal(run["test_labels"], dataset.test.labels)
+    logits = predict(load_model(out), dataset, dataset.test)
+    torch.testing.assert_close(logits, run["test_logits"], rtol=1e-2, atol=1e-2)
+    matrix = np.zeros((3, 3), dtype=int)
+    np.add.at(matrix, (run["test_labels"], run["test_logits"].argmax(1)), 1)
+    ax = plotting.plot_confusion(matrix, run["metrics"]["classes"])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["cat", "dog", "übel"]
+    plotting.plt.close(ax.figure)
+
+
+# --- transfer: a trained network learns another data set
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_recorded_network_goes_on_to_ones_own_images(own_images, frozen):
+    """The lines that the course shows for it."""
+    dataset = load("folder", own_images)
+    model = load_model("cifar10-resnet20")
+    before = model.layer3[2].conv2.weight.clone()
+    if frozen:
+        model.requires_grad_(False)
+    model.fc = nn.Linear(model.fc.in_features, len(dataset.classes))
+    config = TrainConfig(epochs=8, batch_size=8, lr=0.02, crop=2, device="cpu", precision="float32")
+    history = fit(model, dataset, config, progress=False)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert torch.equal(before, model.layer3[2].conv2.weight) == frozen
+
+
+# --- reading
+
+
+def test_a_run_that_does_not_exist_is_named():
+    with pytest.raises(FileNotFoundError, match="resnet1000 holds no finished run"):
+        read_run("resnet1000")
+
+
+def test_a_run_of_ones_own_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RUNS", tmp_path)
+    shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "mine")
+    assert read_run("mine")["metrics"] == read_run("shapes-plain20")["metrics"]
+    assert load_model("mine").training is False
+
+
+def test_a_run_that_looked_at_no_test_image_can_be_read(tmp_path):
+    shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "run")
+    (tmp_path / "run" / "test_logits.npz").unlink()
+    run = read_run(tmp_path / "run")
+    assert "test_logits" not in run and len(run["val_labels"]) == 1000
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "config.json",
+        "metrics.json",
+        "history.csv",
+        "test_logits.npz",
+        "environment.json",
+        "model.safetensors",
+    ],
+)
+def test_a_damaged_record_is_named(tmp_path, file):
+    shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "run")
+    content = (tmp_path / "run" / file).read_bytes()
+    (tmp_path / "run" / file).write_bytes(content[:40] if file != "history.csv" else b"")
+    with pytest.raises(ValueError, match="is damaged .*(fetch it again|train anew)"):
+        load_model(tmp_path / "run")
+
+
+def test_an_older_record_has_the_defaults_of_younger_settings(tmp_path):
+    """Else lesson 07 would take the same settings for different ones."""
+    shutil.copytree(ROOT / "results" / "shapes-plain20", tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["ema"]
+    config |= {"lr": 0.123, "flip": True, "accumulate": 1}  # the last one no longer exists
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert set(read_run(tmp_path / "old")["config"]) == names
+    config = read_run(tmp_path / "old")["config"]
+    assert (config["ema"], config["lr"], config["flip"]) == (0, 0.123, "random")
+
+
+# --- the records that are committed
+
+
+def test_the_shipped_network_still_sees_what_it_saw():
+    """The weights, the images of `shapes` and the recorded logits belong together everywhere."""
+    run, shapes = read_run("shapes-resnet20"), make_shapes()
+    assert torch.equal(run["test_labels"], shapes.test.labels)
+    assert torch.equal(run["val_labels"], shapes.val.labels)
+    logits = predict(load_model("shapes-resnet20"), shapes, shapes.test[:500])
+    torch.testing.assert_close(logits, run["test_logits"][:500], rtol=0.02, atol=0.05)
+
+
+def test_there_are_records():
+    assert RUNS
+
+
+@pytest.mark.long
+def test_the_recorded_command_repeats_the_run_on_shapes(tmp_path):
+    """Minutes of training; other processors round differently: it may move, but only by chance."""
+    recorded = read_run("shapes-resnet20")
+    arguments = shlex.split(recorded["environment"]["command"])[3:]
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "again")
+    main(arguments)
+    accuracy = read_run(tmp_path / "again")["metrics"]["test_accuracy"]
+    assert accuracy == pytest.approx(recorded["metrics"]["test_accuracy"], abs=0.02)
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_a_committed_record_is_complete_and_true(folder):
+    run = read_run(folder)
+    config, environment, metrics = run["config"], run["environment"], run["metrics"]
+    for split in ("test", "val"):
+        if f"{split}_accuracy" in metrics:
+            labels = run[f"{split}_labels"]
+            predicted = run.get(f"{split}_predictions")  # of a slim record
+            if predicted is None:
+                predicted = run[f"{split}_logits"].argmax(1)
+            accuracy = (predicted == labels).double().mean().item()
+            assert metrics[f"{split}_accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    for name in ("model", "recipe", "dataset", "split", "seed", "epochs", "precision"):
+        assert metrics[name] == config[name]
+    assert "auto" not in config.values()
+    assert environment["command"].startswith("python -m helpers.experiment")
+    assert len(environment["commit"]) == 40 and environment["system"] == "Linux"
+    assert "/" not in environment["command"].replace("results/", "")
+    assert list(run["history"].epoch) == list(range(1, metrics["epochs"] + 1))
+    assert metrics["train_seconds"] == pytest.approx(run["history"].seconds.sum(), abs=1)
+    assert ("val_accuracy" in run["history"]) == (metrics["split"] == "train")
