@@ -89,6 +89,8 @@ def data_fingerprint(dataset: Dataset) -> str:
     """A hash of everything that is learned from or validated on."""
     digest = hashlib.sha256(repr((dataset.classes, dataset.mean, dataset.std)).encode())
     for split in (dataset.train, dataset.val):
+        if split is None:
+            continue
         for values in (split.images, split.labels):
             digest.update(repr(tuple(values.shape)).encode())
             digest.update(values.cpu().contiguous().numpy().data)

@@ -68,7 +68,7 @@ def explore(draw: Callable[..., tuple[Figure, str]], **controls) -> None:
     boxes, place = {}, widgets.Output()
     for name, control in controls.items():
         if control is None:
-            box = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg")
+            box = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg,.webp,.bmp")
         elif isinstance(control, bool):
             box = widgets.Checkbox(control, description=name, indent=False)
             box.layout.width = "max-content"

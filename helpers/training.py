@@ -83,11 +83,7 @@ class TrainConfig:
 
 
 def set_seed(seed: int) -> None:
-    """Seeds torch's generators on every device.
-
-    A run on a CPU then repeats bit for bit (same processor, torch and threads); on a GPU only with
-    `torch.use_deterministic_algorithms(True)`, else up to rounding.
-    """
+    """Seeds torch on every device. On a CPU a run then repeats bit for bit, on a GPU nearly."""
     torch.manual_seed(seed)
 
 

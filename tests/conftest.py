@@ -55,3 +55,17 @@ def archive_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def all_images(dataset) -> torch.Tensor:
+    return torch.cat([dataset.train.images, dataset.val.images, dataset.test.images])
+
+
+def all_labels(dataset) -> torch.Tensor:
+    return torch.cat([dataset.train.labels, dataset.val.labels, dataset.test.labels])
+
+
+def equal(a, b) -> bool:
+    """Do two data sets hold the same images, labels and means?"""
+    same_images = torch.equal(all_images(a), all_images(b))
+    return same_images and torch.equal(all_labels(a), all_labels(b)) and a.mean == b.mean

@@ -1,6 +1,7 @@
-"""helpers.download, through helpers.data, against a server on this machine that misbehaves in every way it can."""
+"""helpers.datasets.download against a server on this machine that misbehaves in every way."""
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import os
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 from conftest import archive_of
 
-from helpers import data, download
+from helpers.datasets import cifar10, download
+
+ARCHIVE = cifar10.CIFAR10.file
+FOLDER = cifar10.CIFAR10.folder
 
 
 class Server:
-    """Serves an archive with a fake CIFAR-10 on this machine; the first word of the path says how well it behaves."""
+    """Serves a fake CIFAR-10 archive; the first word of the path says how well it behaves."""
 
     def __init__(self, good: bytes):
         self.good, self.requests, self.first_asked, server = good, [], {}, self
@@ -30,15 +34,25 @@ class Server:
                 server.requests.append((source, asked))
                 server.first_asked.setdefault(source, time.monotonic())
                 with contextlib.suppress(OSError):  # the other side hung up
-                    if source in dir(self) and file == data.CIFAR10_ARCHIVE:
+                    if source in dir(self) and file == ARCHIVE:
                         getattr(self, source)(int(asked[6:-1]) if asked else 0)
                     else:
                         self.send_error(404)
 
-            def answer(self, body: bytes, offset: int = 0, size: int | None = None, status: int | None = None, **headers):
+            def answer(
+                self,
+                body: bytes,
+                offset: int = 0,
+                size: int | None = None,
+                status: int | None = None,
+                **headers,
+            ):
                 """Sends `body` from `offset` on, but promises the whole, or `size` bytes."""
                 self.send_response(status or (206 if offset else 200))
-                for name, value in {"Content-Length": size or len(body) - offset, **headers}.items():
+                for name, value in {
+                    "Content-Length": size or len(body) - offset,
+                    **headers,
+                }.items():
                     self.send_header(name.replace("_", "-"), str(value))
                 self.end_headers()
                 self.wfile.write(body[offset:])
@@ -59,12 +73,12 @@ class Server:
 
             def moved(self, offset):
                 self.send_response(302)
-                self.send_header("Location", f"/fine/{data.CIFAR10_ARCHIVE}")
+                self.send_header("Location", f"/fine/{ARCHIVE}")
                 self.end_headers()
 
             def loop(self, offset):
                 self.send_response(301)
-                self.send_header("Location", f"/loop/{data.CIFAR10_ARCHIVE}")
+                self.send_header("Location", f"/loop/{ARCHIVE}")
                 self.end_headers()
 
             def wrong(self, offset):
@@ -78,10 +92,16 @@ class Server:
                 self.answer(server.good[: offset + fifth], offset, len(server.good) - offset)
 
             def half_wrong(self, offset):
-                self.answer(server.good[:1] + server.good[99 : len(server.good) // 2], 0, len(server.good))
+                self.answer(
+                    server.good[:1] + server.good[99 : len(server.good) // 2], 0, len(server.good)
+                )
 
             def thirds(self, offset):  # a third of the file at a time
-                self.answer(server.good[: offset + len(server.good) // 3 + 1], offset, len(server.good) - offset)
+                self.answer(
+                    server.good[: offset + len(server.good) // 3 + 1],
+                    offset,
+                    len(server.good) - offset,
+                )
 
             def stalls(self, offset):
                 self.answer(server.good[: offset + 1000], offset, len(server.good) - offset)
@@ -106,7 +126,10 @@ class Server:
                 self.answer(b"<html>" + b"Please log in. " * 99, Content_Type="text/html")
 
             def long_page(self, offset):
-                self.answer((b"<html>" + b"Please log in. " * 999_999)[: len(server.good)], Content_Type="text/html")
+                self.answer(
+                    (b"<html>" + b"Please log in. " * 999_999)[: len(server.good)],
+                    Content_Type="text/html",
+                )
 
             def endless(self, offset):
                 self.send_response(200)
@@ -148,13 +171,15 @@ class Server:
 
 
 STALLED = 2.0  # seconds
-BAD = "absent forbidden wrong half half_wrong stalls silent trickles slow page long_page endless empty busy too_many".split()
-BAD += ["tomorrow", "loop"]
+BAD = "absent forbidden wrong half half_wrong stalls silent trickles slow page long_page".split()
+BAD += "endless empty busy too_many tomorrow loop".split()
 
 
 @pytest.fixture(scope="module")
 def running(fake_files):
-    server = Server(archive_of({f"cifar-10-batches-py/{file}": content for file, content in fake_files.items()}))
+    server = Server(
+        archive_of({f"{FOLDER}/{file}": content for file, content in fake_files.items()})
+    )
     yield server
     server.http.shutdown()
     server.http.server_close()
@@ -162,11 +187,15 @@ def running(fake_files):
 
 @pytest.fixture
 def server(monkeypatch, running, fake_files):
-    """`server("slow", "fine")` makes these two behaviours the sources; the limits of time are a fortieth of the real ones."""
-    monkeypatch.setattr(data, "CIFAR10_ARCHIVE_MD5", hashlib.md5(running.good).hexdigest())
-    monkeypatch.setattr(data, "CIFAR10_ARCHIVE_BYTES", len(running.good))
-    monkeypatch.setattr(data, "CIFAR10_MD5", {file: hashlib.md5(b).hexdigest() for file, b in fake_files.items()})
-    for name, value in {"CONNECT_SECONDS": 1, "STALL_SECONDS": 0.5, "WINDOW_SECONDS": 0.5, "WAIT": 0.05}.items():
+    """`server("slow", "fine")` makes these two behaviours the sources; time limits are short."""
+    fake = dataclasses.replace(
+        cifar10.CIFAR10,
+        size=len(running.good),
+        md5=hashlib.md5(running.good).hexdigest(),
+        members={file: hashlib.md5(content).hexdigest() for file, content in fake_files.items()},
+    )
+    limits = {"CONNECT_SECONDS": 1, "STALL_SECONDS": 0.5, "WINDOW_SECONDS": 0.5, "WAIT": 0.05}
+    for name, value in limits.items():
         monkeypatch.setattr(download, name, value)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
@@ -175,17 +204,26 @@ def server(monkeypatch, running, fake_files):
     running.first_asked.clear()
 
     def use(*sources):
-        monkeypatch.setattr(data, "CIFAR10_SOURCES", tuple(map(running.url, sources)))
+        urls = tuple(running.url(source) for source in sources)
+        monkeypatch.setattr(cifar10, "CIFAR10", dataclasses.replace(fake, sources=urls))
         return running
 
     return use
 
 
+def fetch_into(root: Path) -> None:
+    cifar10.download(cifar10.CIFAR10, root)
+
+
 def arrived(root: Path, files: dict[str, bytes]) -> bool:
     """Is everything there, and nothing else?"""
-    folder = root / "cifar-10-batches-py"
+    folder = root / FOLDER
     names = {path.name for path in folder.iterdir()}
-    return [*root.iterdir()] == [folder] and names == set(files) and all((folder / f).read_bytes() == files[f] for f in files)
+    return (
+        [*root.iterdir()] == [folder]
+        and names == set(files)
+        and all((folder / f).read_bytes() == files[f] for f in files)
+    )
 
 
 def asked(server: Server) -> list[str]:
@@ -193,18 +231,20 @@ def asked(server: Server) -> list[str]:
     return list(dict.fromkeys(source for source, _ in server.requests))
 
 
-@pytest.mark.parametrize("source", ["fine", "no_range", "encoded", "no_length", "moved", "thirds", "first_busy"])
+@pytest.mark.parametrize(
+    "source", ["fine", "no_range", "encoded", "no_length", "moved", "thirds", "first_busy"]
+)
 def test_the_archive_is_fetched_checked_and_unpacked(server, tmp_path, fake_files, source):
     server(source, "absent")
-    data.download_cifar10(tmp_path / "data")
+    fetch_into(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
     assert "absent" not in asked(server(source))
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_source_is_left_for_the_next_one_in_time(server, tmp_path, fake_files, bad):
+def test_a_bad_source_is_given_up_for_the_next_one_in_time(server, tmp_path, fake_files, bad):
     running, start = server(bad, "fine"), time.monotonic()
-    data.download_cifar10(tmp_path / "data")
+    fetch_into(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
     assert asked(running) == [bad, "fine"]
     # up to 2.5 s, nearly all of it waiting; the real limits are stated in helpers.download
@@ -212,64 +252,79 @@ def test_a_bad_source_is_left_for_the_next_one_in_time(server, tmp_path, fake_fi
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_what_cannot_be_fetched_is_one_line_and_a_later_call_goes_on(server, tmp_path, fake_files, bad):
+def test_what_cannot_be_fetched_is_one_line_and_a_later_call_goes_on(
+    server, tmp_path, fake_files, bad
+):
     root = tmp_path / "data"
     server(bad)
-    with pytest.raises(OSError, match=f"could not be fetched.*{bad}") as stop:
-        data.download_cifar10(root)
+    with pytest.raises(OSError, match=f"could not be downloaded.*{bad}") as stop:
+        fetch_into(root)
     assert "\n" not in str(stop.value) and len(str(stop.value)) < 300
     assert ("too slow" in str(stop.value)) == (bad in ("slow", "trickles"))
-    part = root / f"{data.CIFAR10_ARCHIVE}.part"
+    part = root / f"{ARCHIVE}.part"
     kept = part.stat().st_size if part.exists() else 0
     assert (kept > 0) == (bad in "half half_wrong stalls trickles slow endless".split())
     assert [*root.iterdir()] == [part] if kept else not root.exists()  # no empty folder is left
     assert ("MB are kept" in str(stop.value)) == (kept > 0)
     running = server("fine")
     running.requests.clear()
-    data.download_cifar10(root)
+    fetch_into(root)
     assert arrived(root, fake_files)
     if 0 < kept < len(running.good):
         assert running.requests[0] == ("fine", f"bytes={kept}-")
-    assert len(running.requests) == (2 if bad == "half_wrong" else 1)  # what was wrong was fetched anew, from the first byte
+    assert len(running.requests) == (
+        2 if bad == "half_wrong" else 1
+    )  # what was wrong was fetched anew, from the first byte
 
 
 def test_a_source_without_range_starts_from_the_first_byte(server, tmp_path, fake_files):
     running = server("half", "no_range")
-    data.download_cifar10(tmp_path / "data")
+    fetch_into(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
     assert running.requests[-1] == ("no_range", f"bytes={len(running.good) // 2}-")
 
 
 def test_what_is_left_may_come_without_its_length(server, tmp_path, fake_files):
     running = server("half", "no_length")
-    data.download_cifar10(tmp_path / "data")
+    fetch_into(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
-    assert running.requests[-1] == ("no_length", f"bytes={len(running.good) // 2}-") and len(asked(running)) == 2
+    assert (
+        running.requests[-1] == ("no_length", f"bytes={len(running.good) // 2}-")
+        and len(asked(running)) == 2
+    )
 
 
 def test_only_more_than_the_stated_progress_counts(server, tmp_path, monkeypatch, fake_files):
-    """A source that sends a fifth at a time is left after three tries, unless a fifth is more than what counts as progress."""
+    """A source of a fifth at a time is given up after three tries, unless a fifth is progress."""
     running = server("fifths")
     fifth = -(-len(running.good) // 5)
     monkeypatch.setattr(download, "PROGRESS", fifth)
-    with pytest.raises(OSError, match="could not be fetched"):
-        data.download_cifar10(tmp_path / "data")
+    with pytest.raises(OSError, match="could not be downloaded"):
+        fetch_into(tmp_path / "data")
     assert len(running.requests) == 3
     shutil.rmtree(tmp_path / "data")
     monkeypatch.setattr(download, "PROGRESS", fifth - 1)
-    data.download_cifar10(tmp_path / "data")
+    fetch_into(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files)
 
 
-def test_a_wait_that_the_server_asks_for_is_kept_and_a_long_one_is_not(server, tmp_path, monkeypatch):
+def test_a_wait_that_the_server_asks_for_is_kept_and_a_long_one_is_not(
+    server, tmp_path, monkeypatch
+):
     waits = []
     monkeypatch.setattr(download.time, "sleep", waits.append)
-    asked_for = {"too_many": [1, 1], "patience": [30, 30], "tomorrow": [], "busy": [0.05, 0.1], "forbidden": []}
+    asked_for = {
+        "too_many": [1, 1],
+        "patience": [30, 30],
+        "tomorrow": [],
+        "busy": [0.05, 0.1],
+        "forbidden": [],
+    }
     for source, expected in asked_for.items():
         waits.clear()
         server(source)
         with pytest.raises(OSError):
-            data.download_cifar10(tmp_path / "data")
+            fetch_into(tmp_path / "data")
         assert waits == expected
 
 
@@ -278,22 +333,22 @@ def test_a_port_where_nobody_answers(server, tmp_path, monkeypatch):
     with socket.socket() as bound:  # bound, but not listening
         bound.bind(("127.0.0.1", 0))
         monkeypatch.setenv("CIFAR10_URL", f"http://127.0.0.1:{bound.getsockname()[1]}/x.tar.gz")
-        with pytest.raises(OSError, match=r"could not be fetched.*x\.tar\.gz"):
-            data.download_cifar10(tmp_path / "data")
+        with pytest.raises(OSError, match=r"could not be downloaded.*x\.tar\.gz"):
+            fetch_into(tmp_path / "data")
 
 
 @pytest.mark.parametrize("ending", ["", "cifar-10-python.tar.gz"])
 def test_CIFAR10_URL_is_tried_first(server, tmp_path, monkeypatch, fake_files, ending):
     running = server("wrong")
     monkeypatch.setenv("CIFAR10_URL", running.url("fine") + ending)
-    data.download_cifar10(tmp_path / "data")
+    fetch_into(tmp_path / "data")
     assert arrived(tmp_path / "data", fake_files) and asked(running) == ["fine"]
 
 
 def test_two_processes_at_once_fetch_it_once(server, tmp_path, fake_files):
     running = server("fine")
     both = [
-        threading.Thread(target=data.download_cifar10, args=(tmp_path / "data",)) for _ in range(2)
+        threading.Thread(target=fetch_into, args=(tmp_path / "data",)) for _ in range(2)
     ]  # each has its own lock
     for each in both:
         each.start()
@@ -303,9 +358,9 @@ def test_two_processes_at_once_fetch_it_once(server, tmp_path, fake_files):
 
 
 def test_an_archive_put_there_by_hand_is_unpacked_and_kept(server, tmp_path, fake_files):
-    running, archive = server(), tmp_path / data.CIFAR10_ARCHIVE
+    running, archive = server(), tmp_path / ARCHIVE
     archive.write_bytes(running.good)
-    data.download_cifar10(tmp_path)
+    fetch_into(tmp_path)
     archive.unlink()
     assert arrived(tmp_path, fake_files) and running.requests == []
 
@@ -313,8 +368,8 @@ def test_an_archive_put_there_by_hand_is_unpacked_and_kept(server, tmp_path, fak
 def test_a_full_disk_is_one_line(server, tmp_path, monkeypatch):
     root = tmp_path / "data"
     root.mkdir()
-    (root / f"{data.CIFAR10_ARCHIVE}.part").symlink_to("/dev/full")
+    (root / f"{ARCHIVE}.part").symlink_to("/dev/full")
     server("fine")
     with pytest.raises(OSError, match="No space left on device"):
-        data.download_cifar10(root)
-    assert not (root / data.CIFAR10_FOLDER).exists()
+        fetch_into(root)
+    assert not (root / FOLDER).exists()

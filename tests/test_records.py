@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
-from torch import nn
 
 from helpers import plotting, records
 from helpers.data import Dataset, Split, load
@@ -21,7 +22,7 @@ from helpers.evaluation import predict
 from helpers.experiment import main
 from helpers.records import describe_environment, load_model, read_run, write_record
 from helpers.resnet import resnet20
-from helpers.training import TrainConfig, fit
+from helpers.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = sorted(path.parent for path in ROOT.glob("results/*/metrics.json"))
@@ -129,22 +130,41 @@ def test_a_folder_of_ones_own_images_is_trained_on_recorded_and_read_back(tmp_pa
     plotting.plt.close(ax.figure)
 
 
-# --- transfer: a trained network learns another data set
+# --- transfer: what README shows
+
+
+def readme_code(word: str) -> str:
+    """The Python block of README that contains `word`."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if word in block]
+    return code
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_recorded_network_goes_on_to_ones_own_images(own_images, frozen):
-    """The lines that the course shows for it."""
-    dataset = load("folder", own_images)
-    model = load_model("cifar10-resnet20")
-    before = model.layer3[2].conv2.weight.clone()
-    if frozen:
-        model.requires_grad_(False)
-    model.fc = nn.Linear(model.fc.in_features, len(dataset.classes))
-    config = TrainConfig(epochs=8, batch_size=8, lr=0.02, crop=2, device="cpu", precision="float32")
-    history = fit(model, dataset, config, progress=False)
-    assert history[-1]["train_loss"] < history[0]["train_loss"]
-    assert torch.equal(before, model.layer3[2].conv2.weight) == frozen
+def test_a_recorded_network_goes_on_to_ones_own_images(own_images, monkeypatch, frozen):
+    monkeypatch.chdir(own_images.parent)
+    code = readme_code("cifar10-resnet20").replace("my/images", own_images.name)
+    code = code.replace("epochs=10, batch_size=32", "epochs=6, batch_size=8, crop=2")
+    if not frozen:
+        code = code.replace("model.requires_grad_(False)", "")
+    found = {}
+    exec(code.replace("\nfit(", "\nhistory = fit("), found)
+    original, model = load_model("cifar10-resnet20"), found["model"]
+    same = torch.equal(original.layer3[2].conv2.weight, model.layer3[2].conv2.weight)
+    same_statistics = torch.equal(original.bn1.running_mean, model.bn1.running_mean)
+    assert same == same_statistics == frozen
+    assert found["history"][-1]["train_loss"] < found["history"][0]["train_loss"]
+
+
+def test_imagenet_weights_of_torchvision_fit_our_resnet50(monkeypatch):
+    """With weights of the same form, made here: the file itself is not downloaded."""
+    theirs = torchvision.models.resnet50().eval()
+    weights = torchvision.models.ResNet50_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: theirs.state_dict())
+    found = {}
+    exec(readme_code("ResNet50_Weights"), found)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(found["model"].eval()(x), theirs(x))
 
 
 # --- reading

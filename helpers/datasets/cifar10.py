@@ -107,7 +107,7 @@ def find(archive: Archive, root: Path | None) -> Path:
         if not is_complete(archive, DATA):
             download(archive, DATA)
     except OSError as reason:
-        advice = f"set {variable} to the folder that holds {archive.folder}/"
+        advice = f"set {variable} to the folder that holds {archive.folder}/, or use shapes"
         raise OSError(f"{reason}: {advice}") from None
     return DATA
 

@@ -1,0 +1,460 @@
+"""Checks of the exercises of lesson 04, training."""
+
+import copy
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import resnet
+from helpers.checks.engine import (
+    attempt,
+    compare,
+    exercise,
+    fail,
+    pick,
+    randomize,
+    same,
+    shown,
+)
+
+__all__ = [
+    "check_lr_factor",
+    "check_smooth_cross_entropy",
+    "check_sgd_step",
+    "check_update_ema",
+    "check_train_one_epoch",
+    "check_checkpoint",
+]
+
+
+@exercise("4.1", "warm-up and cosine")
+def check_lr_factor(lr_factor):
+    def schedule(factor):
+        """All factors of a training."""
+        return lambda total, warmup: [factor(step, total, warmup) for step in range(total)]
+
+    def half_cosine(progress):
+        return (1 + math.cos(math.pi * progress)) / 2
+
+    def variant(
+        rise=lambda step, w: (step + 1) / (w + 1),
+        progress=lambda step, n, w: (step - w) / (n - w),
+        fall=half_cosine,
+    ):
+        def factor(step, total, warmup):
+            if step < warmup:
+                return rise(step, warmup)
+            return fall(progress(step, total, warmup))
+
+        return schedule(factor)
+
+    cases = [(pick(30, 60), pick(4, 12)) for _ in range(4)]
+    mistakes = {
+        "the first step has a rate of 0 and does nothing. The warm-up rises from "
+        "1 / (warmup + 1).": variant(rise=lambda step, w: step / w),
+        "the warm-up reaches the peak one step early: its last step has warmup / (warmup + 1).": (
+            variant(rise=lambda step, w: (step + 1) / w)
+        ),
+        "nothing rises: during the warm-up the rate is at its peak already.": variant(
+            rise=lambda step, w: 1.0
+        ),
+        "there is no warm-up: the cosine begins at step 0.": schedule(
+            lambda step, n, w: half_cosine(step / n)
+        ),
+        "the cosine begins after the warm-up but is sized for `total` steps, so it never ends. It "
+        "has total - warmup steps.": variant(progress=lambda step, n, w: (step - w) / n),
+        "the cosine counts from step 0, so the rate jumps down where the warm-up ends. Begin at "
+        "step - warmup.": variant(progress=lambda step, n, w: step / n),
+        "the rate becomes negative: the cosine runs from 1 to -1. Shift and halve it: "
+        "(1 + cos) / 2.": variant(fall=lambda progress: math.cos(math.pi * progress)),
+        "the rate goes down and up again: half a period of the cosine is wanted, π and not 2π.": (
+            variant(fall=lambda progress: half_cosine(2 * progress))
+        ),
+        "the last step has a rate of exactly 0 and does nothing: divide by total - warmup, not by "
+        "one less.": variant(progress=lambda step, n, w: (step - w) / (n - w - 1)),
+        "this falls linearly; a half cosine is asked for.": variant(
+            fall=lambda progress: 1 - progress
+        ),
+    }
+    compare(schedule(lr_factor), variant(), cases, mistakes, what="the list of the rates")
+
+
+@exercise("4.2", "label-smoothed cross-entropy")
+def check_smooth_cross_entropy(smooth_cross_entropy):
+    def oracle(logits, labels, epsilon):
+        return F.cross_entropy(logits, labels, label_smoothing=epsilon)
+
+    def smoothed(logits, labels, epsilon):
+        classes = logits.shape[1]
+        return (1 - epsilon) * F.one_hot(labels, classes) + epsilon / classes
+
+    def among_others(logits, labels, epsilon):
+        classes = logits.shape[1]
+        hot = F.one_hot(labels, classes)
+        return (1 - epsilon) * hot + epsilon / (classes - 1) * (1 - hot)
+
+    def only_reduced(logits, labels, epsilon):
+        return (1 - epsilon) * F.one_hot(labels, logits.shape[1])
+
+    def plain(logits, labels, epsilon):
+        return F.one_hot(labels, logits.shape[1])
+
+    def variant(target=smoothed, reduce=torch.mean, log=lambda z: F.log_softmax(z, dim=1)):
+        def run(logits, labels, epsilon):
+            losses = -(target(logits, labels, epsilon) * log(logits)).sum(1)
+            return reduce(losses)
+
+        return run
+
+    sizes = []
+    for k in (3, 5, 10):
+        logits = pick(2, 4) * torch.randn(pick(3, 9), k)
+        sizes.append((logits, k, 0.1 * pick(1, 4)))
+    cases = []
+    for logits, k, epsilon in sizes:
+        cases.append((logits, torch.randint(0, k, (len(logits),)), epsilon))
+    large = (300 * torch.randn(4, 6), torch.randint(0, 6, (4,)), 0.2)
+    mistakes = {
+        "the ε is shared among the *other* classes. Here all K classes get ε / K, the right one "
+        "too (as in PyTorch).": variant(among_others),
+        "nothing is smoothed: this is the plain cross-entropy.": variant(plain),
+        "the right class's share is reduced, but the others get nothing: add ε / K for each "
+        "class.": variant(only_reduced),
+        "the losses are added up; their mean over the batch is asked for.": variant(
+            reduce=torch.sum
+        ),
+        "the losses of the images are not averaged: one number is asked for.": variant(
+            reduce=lambda losses: losses
+        ),
+        "the softmax is taken twice: the logits go into one log-softmax.": variant(
+            log=lambda z: F.log_softmax(z.softmax(1), dim=1)
+        ),
+        "the logarithm is missing: the loss is -Σ q · log p.": variant(log=lambda z: z.softmax(1)),
+        "the softmax runs over the batch (axis 0) instead of the classes (axis 1).": variant(
+            log=lambda z: F.log_softmax(z, dim=0)
+        ),
+    }
+    compare(smooth_cross_entropy, oracle, cases, mistakes, what="the loss")
+    if not torch.as_tensor(attempt(smooth_cross_entropy, *large)).isfinite():
+        fail(
+            "right for small logits; for large ones infinite or not a number: exp overflows. Use "
+            "`log_softmax`."
+        )
+    compare(smooth_cross_entropy, oracle, [large], what="the loss for large logits")
+    logits, labels, epsilon = cases[0]
+    logits.requires_grad_()
+    mine = attempt(smooth_cross_entropy, logits, labels, epsilon)
+    if not getattr(mine, "requires_grad", False):
+        fail(
+            "the value is right, but no gradient flows through it, so nothing can learn from it. "
+            "Look for `.item()`."
+        )
+    (gradient,) = torch.autograd.grad(mine, logits)
+    (right,) = torch.autograd.grad(oracle(logits, labels, epsilon), logits)
+    if not same(gradient, right, 1e-4):
+        fail(
+            "the value is right, but its gradient is wrong: a part of the loss is a number, not a "
+            "tensor. Look for `.item()`."
+        )
+
+
+@exercise("4.3", "a step of SGD")
+def check_sgd_step(sgd_step):
+    def oracle(w, g, v, lr, momentum, decay):
+        parameter = nn.Parameter(w.clone())
+        optimizer = torch.optim.SGD([parameter], lr, momentum, weight_decay=decay, nesterov=True)
+        optimizer.state[parameter]["momentum_buffer"] = v.clone()
+        parameter.grad = g.clone()
+        optimizer.step()
+        return parameter.detach(), optimizer.state[parameter]["momentum_buffer"]
+
+    def variant(
+        direction=lambda g, w, decay: g + decay * w,
+        velocity=lambda v, d, momentum, lr: momentum * v + d,
+        step=lambda d, v, momentum, lr: lr * (d + momentum * v),
+        shrink=lambda lr, decay: 1.0,
+    ):
+        def run(w, g, v, lr, momentum, decay):
+            d = direction(g, w, decay)
+            v = velocity(v, d, momentum, lr)
+            return shrink(lr, decay) * w - step(d, v, momentum, lr), v
+
+        return run
+
+    cases = []
+    for _ in range(4):
+        w, g, v = torch.randn(3, pick(3, 6))
+        cases.append((w, g, v, 0.1 * pick(1, 5), 0.1 * pick(5, 9), 0.1 * pick(1, 3)))
+    mistakes = {
+        "this is momentum without Nesterov's look ahead: the step is d + momentum · v with the "
+        "*new* v.": variant(step=lambda d, v, momentum, lr: lr * v),
+        "weight decay is missing: d = g + weight_decay · w.": variant(
+            direction=lambda g, w, decay: g
+        ),
+        "weight decay acts on the weights directly (as in AdamW); here it joins the gradient.": (
+            variant(direction=lambda g, w, decay: g, shrink=lambda lr, decay: 1 - lr * decay)
+        ),
+        "weight decay has the wrong sign: the weights would grow.": variant(
+            direction=lambda g, w, decay: g - decay * w
+        ),
+        "the gradient is damped by 1 - momentum. PyTorch's velocity is a sum: v ← momentum · v + "
+        "d.": variant(velocity=lambda v, d, momentum, lr: momentum * v + (1 - momentum) * d),
+        "the learning rate is inside the velocity. In PyTorch's form it multiplies the whole step, "
+        "at the end.": variant(
+            velocity=lambda v, d, momentum, lr: momentum * v + lr * d,
+            step=lambda d, v, momentum, lr: lr * d + momentum * v,
+        ),
+        "the step goes up the gradient: the new weights are w - lr · (…).": variant(
+            step=lambda d, v, momentum, lr: -lr * (d + momentum * v)
+        ),
+    }
+    compare(sgd_step, oracle, cases, mistakes, what="(weights, velocity)")
+
+
+def small_net(classes: int = 3) -> nn.Module:
+    """A small network with BatchNorm, for checks that train."""
+    return nn.Sequential(
+        resnet.conv3x3(3, 4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, classes),
+    )
+
+
+@exercise("4.4", "an average of the weights, buffers included")
+def check_update_ema(update_ema):
+    def updated(update):
+        def run(average, model, decay):
+            update(average, model, decay)
+            return dict(average.state_dict()), dict(model.state_dict())
+
+        return run
+
+    def mean(a, b, decay):
+        return decay * a + (1 - decay) * b
+
+    def old(a, b, decay):
+        return a
+
+    def new(a, b, decay):
+        return b
+
+    def variant(parameters=mean, buffers=mean, counters=new):
+        """Rules for parameters, statistics and counters: functions of (old, new, decay)."""
+
+        @torch.no_grad()
+        def update(average, model, decay):
+            names = {name for name, _ in average.named_parameters()}
+            theirs = model.state_dict()
+            for name, value in average.state_dict().items():
+                if name in names:
+                    rule = parameters
+                elif value.is_floating_point():
+                    rule = buffers
+                else:
+                    rule = counters
+                value.copy_(rule(value, theirs[name], decay))
+
+        return updated(update)
+
+    def added(a, b, decay):
+        return decay * a + b
+
+    def swapped(a, b, decay):
+        return (1 - decay) * a + decay * b
+
+    cases = []
+    for _ in range(3):
+        average, model = randomize(small_net()), randomize(small_net())
+        average[1].num_batches_tracked += pick(1, 9)
+        model[1].num_batches_tracked += 10 + pick(1, 9)
+        cases.append((average, model, 0.1 * pick(6, 9)))
+    mistakes = {
+        "BatchNorm's buffers are left as they are: the average would be evaluated with statistics "
+        "of another network. Go through `state_dict()`, not only `parameters()`.": variant(
+            buffers=old, counters=old
+        ),
+        "BatchNorm's buffers are copied; the task asks for their average too.": variant(
+            buffers=new
+        ),
+        "decay is the wrong way round: average ← decay · average + (1 - decay) · model.": variant(
+            swapped, swapped
+        ),
+        "the average is simply replaced by the model.": variant(new, new),
+        "the counter `num_batches_tracked` is left behind. Copy what is not a floating-point "
+        "number.": variant(counters=old),
+        "nothing changes. Change the tensors in place (`copy_`, `lerp_`), under "
+        "`torch.no_grad()`.": variant(old, old, old),
+        "1 - decay is missing before the model's weights: the average grows without end.": variant(
+            added, added
+        ),
+    }
+    compare(
+        updated(update_ema),
+        variant(),
+        cases,
+        mistakes,
+        what="(the average's state, the model's state)",
+        keeps_inputs=False,
+    )
+
+
+@exercise("4.5", "one epoch")
+def check_train_one_epoch(train_one_epoch):
+    def observed(train):
+        def run(model, batches):
+            optimizer = torch.optim.SGD(model.parameters(), 0.2, momentum=0.5)
+            loss, accuracy = train(model, batches, F.cross_entropy, optimizer)
+            return float(loss), float(accuracy), dict(model.state_dict())
+
+        return run
+
+    def weighted(values, weights):
+        return sum(value * n for value, n in zip(values, weights, strict=True)) / sum(weights)
+
+    def over_images(losses, accuracies, sizes):
+        return weighted(losses, sizes), weighted(accuracies, sizes)
+
+    def over_batches(losses, accuracies, sizes):
+        return sum(losses) / len(losses), sum(accuracies) / len(accuracies)
+
+    def loss_over_batches(losses, accuracies, sizes):
+        return sum(losses) / len(losses), weighted(accuracies, sizes)
+
+    def summed_loss(losses, accuracies, sizes):
+        return sum(losses), sum(accuracies) / len(accuracies)
+
+    def of_last_batch(losses, accuracies, sizes):
+        return losses[-1], accuracies[-1]
+
+    def variant(mode=True, zero=True, step=True, probabilities=False, average=over_images):
+        def train(model, batches, loss_function, optimizer):
+            model.train(mode)
+            losses, accuracies, sizes = [], [], []
+            for x, labels in batches:
+                logits = model(x)
+                if probabilities:
+                    logits = logits.softmax(1)
+                loss = loss_function(logits, labels)
+                if zero:
+                    optimizer.zero_grad()
+                loss.backward()
+                if step:
+                    optimizer.step()
+                losses.append(loss.item())
+                accuracies.append((logits.argmax(1) == labels).double().mean().item())
+                sizes.append(len(labels))
+            return average(losses, accuracies, sizes)
+
+        return observed(train)
+
+    cases = []
+    for _ in range(3):
+        sizes = [pick(6, 9), pick(6, 9), pick(2, 3)]
+        batches = [(torch.randn(n, 3, 6, 6), torch.randint(0, 3, (n,))) for n in sizes]
+        cases.append((randomize(small_net()).eval(), batches))
+    mistakes = {
+        "gradients pile up from batch to batch: call `optimizer.zero_grad()` before "
+        "`backward()`.": variant(zero=False),
+        "the weights do not move. No `optimizer.step()`, or `zero_grad()` between `backward()` and "
+        "it?": variant(step=False),
+        "the weights are right, but loss and accuracy are averaged over batches. The last batch is "
+        "smaller: weigh each by its size, divide by the number of images.": variant(
+            average=over_batches
+        ),
+        "the accuracy is right, but the loss is averaged over batches. The last batch is smaller: "
+        "weigh each by its size, divide by the number of images.": variant(
+            average=loss_over_batches
+        ),
+        "loss and accuracy are those of the last batch; the whole epoch's are asked for.": variant(
+            average=of_last_batch
+        ),
+        "the loss is summed over batches and never divided.": variant(average=summed_loss),
+        "BatchNorm works with its running statistics: the model is in eval mode. Call "
+        "`model.train()` first.": variant(mode=False),
+        "a softmax stands before the loss. `F.cross_entropy` wants logits and takes the softmax "
+        "itself.": variant(probabilities=True),
+    }
+    compare(
+        observed(train_one_epoch),
+        variant(),
+        cases,
+        mistakes,
+        tolerance=1e-3,
+        what="(mean loss, accuracy, the model's state)",
+        keeps_inputs=False,
+    )
+
+
+@exercise("4.6", "stop and go on")
+def check_checkpoint(save, load):
+    def make(seed):
+        torch.manual_seed(seed)
+        model = small_net()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        return model, optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+
+    def train(model, optimizer, scheduler, seed):
+        torch.manual_seed(seed)
+        for _ in range(3):
+            logits = model.train()(torch.randn(6, 3, 6, 6))
+            loss = F.cross_entropy(logits, torch.randint(0, 3, (6,)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+
+    run, seed, done = make(pick(0, 999)), pick(1000, 1999), pick(2, 7)
+    train(*run, seed)
+    before = copy.deepcopy([part.state_dict() for part in run])
+
+    def as_saved(parts):
+        """Which of (model, optimizer, scheduler) have the state that was to be saved."""
+        return [same(parts[i].state_dict(), before[i], 0.0) for i in range(3)]
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pt"
+        attempt(save, path, *run, done)
+        if not path.is_file():
+            fail("there is no file at `path` after saving. Is the path used as it is given?")
+        if not all(as_saved(run)):
+            fail("saving changes what it saves.")
+        train(*run, seed + 1)  # going on undisturbed must not change what was saved
+        resumed = make(pick(2000, 2999))
+        epoch = attempt(load, path, *resumed)
+    model, optimizer, scheduler = as_saved(resumed)
+    if not model:
+        fail(
+            "the model's state is not what was saved. Save and load `model.state_dict()`, "
+            "statistics included."
+        )
+    if not optimizer:
+        fail(
+            "the optimizer's velocities are lost, so the next steps differ. Save and load "
+            "`optimizer.state_dict()`."
+        )
+    if not scheduler:
+        fail(
+            "the scheduler starts anew, and so does the learning rate. Save and load "
+            "`scheduler.state_dict()`."
+        )
+    if epoch != done:
+        hint = ""
+        if epoch in (done - 1, done + 1):
+            hint = " An epoch too many or too few is skipped or repeated."
+        fail(
+            f"`load` should return the number of epochs done, {done}, and returns "
+            f"{shown(epoch)}.{hint}"
+        )
+    train(*resumed, seed + 1)
+    if not same(resumed[0].state_dict(), run[0].state_dict(), 0.0):
+        fail(
+            "everything seems restored, and still the next steps differ from those of the "
+            "undisturbed run."
+        )

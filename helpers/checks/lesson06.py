@@ -1,0 +1,437 @@
+"""Checks of the exercises of lesson 06, inside the network."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers import resnet
+from helpers.checks.engine import compare, exercise, fail, outcome, pick, randomize, same
+
+__all__ = [
+    "check_receptive_field",
+    "check_output_shapes",
+    "check_grad_cam",
+    "check_without_block",
+    "check_relative_change",
+    "check_filter_normalised",
+]
+
+STAGES = ["layer1", "layer2", "layer3"]
+
+
+def small_resnet() -> nn.Module:
+    """A small residual network of three stages in eval mode; stages 2 and 3 begin with a block that
+    changes the shape.
+    """
+    classes, width = pick(4, 6), pick(3, 5)
+    model = resnet.CifarResNet(
+        resnet.BasicBlock, (2, 3, 2), classes, width=width, shortcut=resnet.projection
+    )
+    return randomize(model).eval()
+
+
+@exercise("6.1", "the receptive field")
+def check_receptive_field(receptive_field):
+    def oracle(layers):
+        """Where the gradients of the first two values of a chain of convolutions arrive."""
+        x = torch.zeros(1, 1, 1500, requires_grad=True, dtype=torch.float64)
+        y = x
+        for kernel, stride in layers:
+            y = F.conv1d(y, torch.ones(1, 1, kernel, dtype=torch.float64), stride=stride)
+        (of_first,) = torch.autograd.grad(y[0, 0, 0], x, retain_graph=True)
+        (of_second,) = torch.autograd.grad(y[0, 0, 1], x)
+        first, second = of_first[0, 0].nonzero(), of_second[0, 0].nonzero()
+        return len(first), (second[0] - first[0]).item()
+
+    def variant(add, start=1):
+        """The rule with another summand for each layer, `add(kernel, stride, step)`."""
+
+        def mistake(layers):
+            size, step = start, 1
+            for kernel, stride in layers:
+                size += add(kernel, stride, step)
+                step *= stride
+            return size, step
+
+        return mistake
+
+    cases = []
+    for _ in range(4):
+        layers = [(2 * pick(1, 3) + 1, 2), (1, 1)]
+        for _ in range(pick(2, 4)):
+            layers.append((pick(2, 5), pick(1, 2)))
+        cases.append((layers,))
+    mistakes = {
+        "k - 1 is added for each layer without the step: after a stride of 2, neighbours lie 2 "
+        "pixels apart.": variant(lambda k, s, step: k - 1),
+        "a layer's own stride is applied too early. It widens the steps of the layers *after* "
+        "it.": variant(lambda k, s, step: (k - 1) * step * s),
+        "k is added where k - 1 should be: a kernel of 1 sees no neighbour.": variant(
+            lambda k, s, step: k * step
+        ),
+        "begin with 1: before any layer a value sees its own pixel.": variant(
+            lambda k, s, step: (k - 1) * step, start=0
+        ),
+        "only the last stride counts; the steps multiply from layer to layer.": lambda layers: (
+            oracle(layers)[0],
+            layers[-1][1],
+        ),
+        "the strides are added; the steps multiply from layer to layer.": lambda layers: (
+            oracle(layers)[0],
+            sum(stride for _, stride in layers),
+        ),
+    }
+    compare(
+        lambda layers: tuple(receptive_field(layers)),
+        oracle,
+        cases,
+        mistakes,
+        what="(size, step)",
+    )
+
+
+@exercise("6.2", "shapes by hooks")
+def check_output_shapes(output_shapes):
+    def shapes(model, names, x, shape=lambda x, y: tuple(y.shape[1:])):
+        """{name: shape(input, output)} of children, which run in another order than `names`."""
+        found = {}
+        y = x
+        for name in ("conv1", "bn1", *STAGES, "avgpool", "fc"):
+            x = y.flatten(1) if name == "fc" else y
+            y = getattr(model, name)(x)
+            found[name] = shape(x, y)
+            if name == "bn1":
+                y = F.relu(y)
+        return {name: found[name] for name in names}
+
+    def with_batch(model, names, x):
+        return shapes(model, names, x, shape=lambda x, y: tuple(y.shape))
+
+    def of_inputs(model, names, x):
+        return shapes(model, names, x, shape=lambda x, y: tuple(x.shape[1:]))
+
+    def last_for_all(model, names, x):
+        return dict.fromkeys(names, shapes(model, names, x)[names[-1]])
+
+    def last_only(model, names, x):
+        return {names[-1]: shapes(model, names, x)[names[-1]]}
+
+    def answer(model, names, x):
+        before = model.training
+        found = output_shapes(model, names, x)
+        if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+            fail(
+                "hooks are left on the model, and run at every later call. Remove them: "
+                "`handle.remove()`, in a `finally`."
+            )
+        if model.training != before:
+            fail("the model is left in another mode than it came in.")
+        return {name: tuple(shape) for name, shape in found.items()}
+
+    names = ["layer2", "conv1", "layer3", "layer1", "avgpool", "fc"]
+    cases = []
+    for number in range(3):
+        side = 8 * pick(1, 2)
+        model = small_resnet().train(number == 1)
+        cases.append((model, names, torch.randn(pick(2, 3), 3, side, side)))
+    mistakes = {
+        "the batch is part of the shape: leave the first axis out.": with_batch,
+        "these are the shapes of what goes *in*. A forward hook receives (module, inputs, "
+        "output).": of_inputs,
+        "all names have one shape: a function made in a loop sees the last name. Bind it: "
+        "`name=name`.": last_for_all,
+        "only the last name is there: a function made in a loop sees it alone. Bind it: "
+        "`name=name`.": last_only,
+    }
+    compare(
+        answer,
+        shapes,
+        cases,
+        mistakes,
+        what="the dictionary of shapes",
+        keeps_inputs=False,
+    )
+
+
+@exercise("6.3", "Grad-CAM")
+def check_grad_cam(grad_cam):
+    def logit(logits, classes):
+        return logits.gather(1, classes[:, None])
+
+    def logit_of_predicted(logits, classes):
+        return logit(logits, logits.argmax(1))
+
+    def probability(logits, classes):
+        return logit(logits.softmax(1), classes)
+
+    def log_probability(logits, classes):
+        return logit(logits.log_softmax(1), classes)
+
+    def variant(
+        score=logit,
+        weights=lambda gradient: gradient.mean((2, 3), keepdim=True),
+        rectify=F.relu,
+    ):
+        def run(model, name, x, classes):
+            here = STAGES.index(name) + 1
+            activation = F.relu(model.bn1(model.conv1(x)))
+            for stage in STAGES[:here]:
+                activation = getattr(model, stage)(activation)
+            activation = activation.detach().requires_grad_()
+            y = activation
+            for stage in STAGES[here:]:
+                y = getattr(model, stage)(y)
+            logits = model.fc(y.mean((2, 3)))
+            (gradient,) = torch.autograd.grad(score(logits, classes).sum(), activation)
+            return rectify((weights(gradient) * activation).sum(1)).detach()
+
+        return run
+
+    def scaled(model, name, x, classes):
+        maps = variant()(model, name, x, classes)
+        return maps / maps.amax((1, 2), keepdim=True)
+
+    def answer(model, name, x, classes):
+        maps = grad_cam(model, getattr(model, name), x, classes)
+        if any(part._forward_hooks or part._backward_hooks for part in model.modules()):
+            fail(
+                "hooks are left on the model, and run at every later call. Remove them: "
+                "`handle.remove()`."
+            )
+        return maps
+
+    cases = []
+    while len(cases) < 3:
+        model, x, name = small_resnet(), torch.randn(pick(3, 4), 3, 16, 16), STAGES[len(cases)]
+        predicted, others = model(x).argmax(1), model.fc.out_features - 1
+        shift = 1 + torch.arange(len(x)) % others
+        classes = (predicted + shift) % (others + 1)  # never the predicted ones
+        maps = variant()(model, name, x, classes)
+        if (maps > 0).float().mean() > 0.3:  # maps of zeros would tell nothing
+            cases.append((model, name, x, classes))
+    mistakes = {
+        "the ReLU is missing: only evidence *for* the class is shown.": variant(
+            rectify=lambda maps: maps
+        ),
+        "the absolute value is taken: evidence against the class would shine too. Use a ReLU.": (
+            variant(rectify=torch.abs)
+        ),
+        "you differentiate the probability (after the softmax); Grad-CAM takes the logit.": variant(
+            probability
+        ),
+        "you differentiate the logarithm of the probability, or the loss; Grad-CAM takes the "
+        "logit.": variant(log_probability),
+        "the predicted class is explained, not the one that is asked for.": variant(
+            logit_of_predicted
+        ),
+        "all logits are added: choose each image's own with `gather`.": variant(
+            lambda logits, classes: logits
+        ),
+        "the weights are sums over the pixels; Grad-CAM takes the mean of the gradient over H and "
+        "W.": variant(weights=lambda gradient: gradient.sum((2, 3), keepdim=True)),
+        "gradient and activation are multiplied pixel by pixel. Average the gradient over H and W "
+        "first.": variant(weights=lambda gradient: gradient),
+        "the weights are averaged over the batch as well: each image has its own.": variant(
+            weights=lambda gradient: gradient.mean((0, 2, 3), keepdim=True)
+        ),
+        "the maps are scaled to 0–1; leave them in units of the logit, so that they can be "
+        "compared.": scaled,
+    }
+    compare(answer, variant(), cases, mistakes, what="the maps", keeps_inputs=False)
+
+
+@exercise("6.4", "drop a block")
+def check_without_block(without_block):
+    class Zeros(nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x)
+
+    class OnlyBranch(nn.Module):
+        """ReLU(F(x)) of a block."""
+
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x):
+            b = self.block
+            return F.relu(b.bn2(b.conv2(F.relu(b.bn1(b.conv1(x))))))
+
+    def variant(replacement, shift=0):
+        """The network with `replacement(block)` in place of the block."""
+
+        def run(model, stage, index, x):
+            model = copy.deepcopy(model)
+            blocks = getattr(model, stage)
+            blocks[index + shift] = replacement(blocks[index + shift])
+            return model(x)
+
+        return run
+
+    def nothing_dropped(model, stage, index, x):
+        return model(x)
+
+    def rest_of_stage(model, stage, index, x):
+        model = copy.deepcopy(model)
+        setattr(model, stage, getattr(model, stage)[:index])
+        return model(x)
+
+    def answer(model, stage, index, x):
+        whole = model(x)
+        logits = without_block(model, stage, index, x)
+        if not same(model(x), whole, 1e-6):
+            fail(
+                "the network is changed for good: after the call it gives other logits. Work on a "
+                "copy, or put the block back."
+            )
+        return logits
+
+    cases = []
+    for stage in STAGES:
+        cases.append((small_resnet(), stage, 1, torch.randn(pick(2, 3), 3, 16, 16)))
+    cases.append((small_resnet(), "layer1", 0, torch.randn(2, 3, 16, 16)))  # it keeps the shape
+    mistakes = {
+        "nothing is dropped: these are the whole network's logits.": nothing_dropped,
+        "the block before it is dropped: `index` counts from 0.": variant(
+            lambda block: block.downsample or nn.Identity(), shift=-1
+        ),
+        "the block outputs zeros. What is dropped is F; the shortcut stays, so the block hands on "
+        "x.": variant(lambda block: Zeros()),
+        "the shortcut is dropped and F is kept. It should be the other way round.": variant(
+            OnlyBranch
+        ),
+        "this block and all after it in the stage are dropped; only one should be.": rest_of_stage,
+    }
+    with torch.no_grad():
+        compare(
+            answer,
+            variant(lambda block: nn.Identity()),
+            cases,
+            mistakes,
+            what="the logits",
+            keeps_inputs=False,
+        )
+        model, _, _, x = cases[0]
+        whole = model(x)
+        refusal = outcome(without_block, (model, "layer2", 0, x))
+        if not isinstance(refusal, ValueError):  # whatever else, it does not fit
+            fail(
+                "block 0 of layer2 changes the shape and is needed: raise ValueError where "
+                "`downsample` is not None."
+            )
+        if not same(outcome(model, (x,)), whole, 1e-6):
+            fail(
+                "ValueError is raised, but the block is gone: look at `downsample` before you "
+                "change anything."
+            )
+
+
+@exercise("6.5", "how much a block changes")
+def check_relative_change(relative_change):
+    def norm(z):
+        """(N,): of each image."""
+        return z.flatten(1).norm(dim=1)
+
+    def mean_ratio(f, x):
+        return (norm(f) / norm(x)).mean()
+
+    def variant(rule):
+        """By a rule of F(x) and x."""
+
+        def run(block, x):
+            f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+            return rule(f, x)
+
+        return run
+
+    cases = []
+    for _ in range(3):
+        width = pick(3, 6)
+        block = randomize(resnet.BasicBlock(width, width)).eval()
+        scale = torch.rand(5).view(-1, 1, 1, 1) * 3 + 0.2
+        cases.append((block, F.relu(torch.randn(5, width, pick(4, 6), pick(4, 6)) * scale)))
+    mistakes = {
+        "this is ‖y - x‖ / ‖x‖. The last ReLU has already cut F(x) + x: take `bn2`'s output.": (
+            variant(lambda f, x: mean_ratio(F.relu(f + x) - x, x))
+        ),
+        "this is ‖y‖ / ‖x‖, the size of the whole output. How large is F(x)?": variant(
+            lambda f, x: mean_ratio(F.relu(f + x), x)
+        ),
+        "the norms are taken over the whole batch. Divide for each image, then average.": variant(
+            lambda f, x: f.norm() / x.norm()
+        ),
+        "the mean norms are divided; divide for each image, then average.": variant(
+            lambda f, x: norm(f).mean() / norm(x).mean()
+        ),
+        "the squares of the norms are divided; take the root.": variant(
+            lambda f, x: (norm(f) / norm(x)).pow(2).mean()
+        ),
+        "the ratio is upside down: ‖F(x)‖ / ‖x‖.": variant(lambda f, x: mean_ratio(x, f)),
+        "F(x) is taken after a ReLU; the branch ends with BatchNorm.": variant(
+            lambda f, x: mean_ratio(F.relu(f), x)
+        ),
+    }
+    with torch.no_grad():
+        compare(
+            lambda block, x: float(relative_change(block, x)),
+            variant(mean_ratio),
+            cases,
+            mistakes,
+            what="the ratio",
+            keeps_inputs=False,
+        )
+
+
+@exercise("6.6", "a direction, filter by filter")
+def check_filter_normalised(filter_normalised):
+    def norms(z, axes):
+        return z.pow(2).sum(axes, keepdim=True).sqrt()
+
+    def per(axis, direction, weight):
+        """Each slice along an axis (None: the whole tensor) with the weight's norm."""
+        if weight.ndim == 1:
+            return torch.zeros_like(weight)
+        axes = tuple(i for i in range(weight.ndim) if i != axis)
+        return direction * norms(weight, axes) / norms(direction, axes)
+
+    def per_filter(direction, weight):
+        return per(0, direction, weight)
+
+    def per_input_channel(direction, weight):
+        return per(1, direction, weight)
+
+    def per_tensor(direction, weight):
+        return per(None, direction, weight)
+
+    def of_norm_1(direction, weight):
+        if weight.ndim == 1:
+            return torch.zeros_like(weight)
+        return direction / norms(direction, tuple(range(1, weight.ndim)))
+
+    def squared(direction, weight):
+        return per_filter(direction, weight) ** 2 / direction
+
+    def with_one_axis(direction, weight):
+        if weight.ndim == 1:
+            return direction * weight.norm() / direction.norm()
+        return per_filter(direction, weight)
+
+    shapes = [(pick(4, 6), pick(2, 3), 3, 3), (pick(4, 6), pick(7, 9)), (pick(4, 6),)]
+    cases = []
+    for shape in shapes:
+        column = (-1,) + (1,) * (len(shape) - 1)
+        scale = (torch.rand(shape[0]) * 3 + 0.2).view(column)
+        cases.append((torch.randn(shape), torch.randn(shape) * scale))
+    mistakes = {
+        "the whole tensor is scaled by one factor. Each filter (each output channel) has its own "
+        "norm.": per_tensor,
+        "the norms are per *input* channel; a filter is a slice along axis 0.": per_input_channel,
+        "each filter has norm 1: multiply by the norm of the weight's filter.": of_norm_1,
+        "the squares of the norms are used: take the root.": squared,
+        "BatchNorm's scales, shifts and biases (one axis) should get a direction of 0.": (
+            with_one_axis
+        ),
+    }
+    compare(filter_normalised, per_filter, cases, mistakes, what="the direction")
