@@ -1,69 +1,94 @@
-# make run    executes every lesson into build/ and prints what came out     make test       everything CI checks
-# make lab    opens JupyterLab                                               make test-long  the slow checks too
-# make refresh  re-executes the lessons in place (stored outputs)             make bench      our speed against torchvision's
-# make exercises  executes the solutions, writes the students' copies         make mutants    plants faults, counts those that tests catch
-# make html   the course as pages in build/site   make test-browser  JupyterLab and the pages in a real Chromium
-# make badges SLUG=owner/repository  points badges and first cells at a fork (default: git's origin); installs nothing
+# make lab           opens JupyterLab
+# make run           executes every lesson into build/ and prints the results
+# make html          the course as pages in build/site
+# make test          everything that CI checks, in two processes (JOBS=4: in four)
+# make test-long     the slow checks too
+# make refresh       executes the lessons in place: their stored outputs
+# make tables        redraws the tables of recorded runs
+# make exercises     executes the solutions and writes the students' copies
+# make images        redraws the diagrams
+# make bench         measures our speed beside torchvision's
+# make mutants       plants faults: do the tests notice?
+# make test-browser  JupyterLab and the pages in a real Chromium
+# make badges SLUG=owner/repository   points badges and first cells at a fork; installs nothing
+# make clean         deletes build/ and .venv
 #
-# Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux (5 GB); a laptop takes the
-# CPU build instead:   make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux
+# (5 GB); a laptop takes the CPU build instead:
+#     make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
+JOBS ?= 2
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 READY := $(VENV)/ready
+PIP := $(PY) -m pip install --disable-pip-version-check
+TESTS := $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 # Windows, too, reads and prints UTF-8
 export PYTHONUTF8 = 1
 
-.PHONY: run test test-long mutants lab refresh bench exercises images badges html test-browser clean
+.PHONY: run test test-long mutants lab refresh tables bench exercises images badges html \
+	test-browser clean
 .DEFAULT_GOAL := run
 
+# Threads that spin while they wait make everything several times slower on a busy machine. OpenMP
+# reads this when Python starts. `make bench` measures with the default.
+run test test-long mutants lab refresh exercises images html test-browser: \
+	export OMP_WAIT_POLICY ?= PASSIVE
+# one thread for each of the processes that test
+test test-long: export OMP_NUM_THREADS = 1
+
 $(READY): requirements.txt
-	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or newer is needed, this is ' + sys.version)"
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or \
+		sys.exit('Python 3.11 or newer is needed, this is ' + sys.version)"
 	$(PYTHON) -m venv $(VENV)
-	$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --index-url $(TORCH_INDEX) $(shell grep -E '^torch' requirements.txt))
-	$(PY) -m pip install --disable-pip-version-check --progress-bar off -r requirements.txt
+	$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) $(shell grep -E '^torch' requirements.txt))
+	$(PIP) --progress-bar off -r requirements.txt
 	@$(PY) -c "open('$(READY)', 'w').close()"
 
 run: $(READY)
-	$(PY) tests/lessons.py run
+	$(PY) tools/run_lessons.py run
 
 test: $(READY)
 	$(PY) -m ruff check .
-	$(PY) -m pytest -m "not long"
+	$(TESTS) -m "not long"
 
 test-long: $(READY)
-	$(PY) -m pytest
+	$(PY) -m ruff check .
+	$(TESTS)
 
 mutants: $(READY)
-	$(PY) tests/mutants.py
+	$(PY) tools/mutants.py
 
 lab: $(READY)
 	$(PY) -m jupyter lab notebooks/01_residual_learning.ipynb
 
 refresh: $(READY)
-	$(PY) tests/lessons.py refresh
+	$(PY) tools/run_lessons.py refresh
+
+tables: $(READY)
+	$(PY) tools/run_lessons.py tables
 
 exercises: $(READY)
-	$(PY) tests/exercises.py
+	$(PY) tools/release_exercises.py
 
 bench: $(READY)
-	$(PY) tests/bench.py
+	$(PY) tools/bench.py
 
 html: $(READY)
-	$(PY) tests/pages.py $(SLUG)
+	$(PY) tools/build_site.py $(SLUG)
 
 test-browser: $(READY)
-	$(PY) -m pytest -rs tests/browser.py -p no:nbval --override-ini=addopts=
+	$(PY) -m pytest -rs tests/support/browser.py -p no:nbval --override-ini=addopts=
 
 images: $(READY)
 	$(PY) images/draw.py
 
 badges:
-	$(PYTHON) tests/badges.py "$(SLUG)"
+	$(PYTHON) tools/badges.py "$(SLUG)"
 
 clean:
 	rm -rf build $(VENV)

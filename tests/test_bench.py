@@ -1,80 +1,123 @@
-"""The benchmark compares like with like, and its table says what was measured."""
+"""The benchmark compares like with like; the tables show what was written."""
 
 import json
 
-import bench
 import pytest
 import torch
-from lessons import bench_table
 
-from helpers.data import make_shapes
+from helpers.datasets.shapes import make_shapes
+from tools import bench
+from tools.run_lessons import bench_table, results_table, with_tables
 
 
 def test_everybody_has_a_turn_in_each_round_and_the_first_does_not_count():
     turns = []
 
     def contestant(name: str, seconds: list[float]):
-        return lambda: turns.append(name) or seconds[turns.count(name) - 1]
+        def measure() -> float:
+            turns.append(name)
+            return seconds[turns.count(name) - 1]
 
-    results = bench.compare({"a": contestant("a", [99, 1, 2, 9]), "b": contestant("b", [99, 2, 8, 3])}, rounds=3)
+        return measure
+
+    contestants = {"a": contestant("a", [99, 1, 2, 9]), "b": contestant("b", [99, 2, 8, 3])}
+    results = bench.compare(contestants, rounds=3)
     assert turns == ["a", "b"] * 4
     assert results == {"a": [1, 2, 9], "b": [2, 8, 3]}
     assert bench.ratio(results, "a", "b") == pytest.approx(0.5)  # the median of 1/2, 1/4 and 3
 
 
 def test_both_pipelines_do_the_same_work(monkeypatch):
-    """Same shapes, same range, same moments up to chance: mean and deviation of every channel, and of the edge pixels."""
+    """Same shapes, and the same moments up to chance, at the edges too."""
     shapes = make_shapes(3000, 10, 10)
-    steps = []
-    monkeypatch.setattr(bench, "seconds_per_image", lambda batches: steps.append(torch.cat([images for images, _ in batches])))
+    passes = []
+
+    def keep(batches) -> None:
+        passes.append(torch.cat([images for images, _ in batches]))
+
+    monkeypatch.setattr(bench, "seconds_per_image", keep)
     bench.our_pipeline(shapes, 500)()
-    bench.peer_pipeline(shapes, 500, 0, 3000)()
-    ours, peer = steps
-    assert ours.shape == peer.shape == (3000, 3, 32, 32) and ours.dtype == peer.dtype == torch.float32
-    for part in (slice(None), slice(0, 2), slice(30, 32)):
+    bench.peer_pipeline(shapes, 500, workers=0, size=3000)()
+    ours, peer = passes
+    assert ours.shape == peer.shape == (3000, 3, 32, 32)
+    assert ours.dtype == peer.dtype == torch.float32
+    for rows in (slice(None), slice(0, 2), slice(30, 32)):
         for moment in (torch.mean, torch.std):
-            one, other = (moment(images[:, :, part], dim=(0, 2, 3)) for images in (ours, peer))
+            one = moment(ours[:, :, rows], dim=(0, 2, 3))
+            other = moment(peer[:, :, rows], dim=(0, 2, 3))
             torch.testing.assert_close(one, other, rtol=0, atol=0.04)
-    assert [ours.amin().item(), ours.amax().item()] == pytest.approx([peer.amin().item(), peer.amax().item()], abs=1e-3)
+    torch.testing.assert_close(ours.aminmax(), peer.aminmax(), rtol=0, atol=1e-3)
 
 
 def test_both_steps_train_the_same_network():
     ours, peer = bench.resnet50(), bench.torchvision_resnet50()
-    assert [tuple(p.shape) for p in ours.parameters()] == [tuple(p.shape) for p in peer.parameters()]
+    for one, other in zip(ours.parameters(), peer.parameters(), strict=True):
+        assert one.shape == other.shape
 
 
-def test_the_peer_trains_with_autocast_where_asked(monkeypatch):
-    seen = []
+class Small(torch.nn.Linear):
+    """A stand-in for a network; keeps what it put out."""
 
-    class Small(torch.nn.Linear):
-        def forward(self, images):
-            seen.append(super().forward(images.flatten(1)))
-            return seen[-1]
+    def __init__(self):
+        super().__init__(3 * 32 * 32, 10)
+        self.seen = []
 
-    monkeypatch.setattr(bench, "torchvision_resnet50", lambda: Small(3 * 32 * 32, 10))
-    for precision in ("float32", "bfloat16"):
-        step = bench.peer_step(4, torch.device("cpu"), precision)
-        assert step() > 0 and step() > 0
-        assert seen[-1].dtype == getattr(torch, precision)
-        assert not torch.equal(seen[-1], seen[-2])  # it learned
+    def forward(self, images):
+        self.seen.append(super().forward(images.flatten(1)))
+        return self.seen[-1]
 
 
-def test_the_table_shows_what_was_written(tmp_path):
-    environment = {
-        "gpu": None,
-        "processor": "Abacus",
-        "threads": 2,
-        "torch": "2.14",
-        "date": "2026-11-21T00:00",
-        "dataset": "shapes",
-    }
-    environment["dataset"] = "shapes"
-    rows = [
-        {"what": "a step", "ours": 0.5, "peer": 2.0, "ratio": 0.26, "unit": "s"},
-        {"what": "an epoch", "ours": 2.7, "unit": "s", "images_per_second": 18519, "tflops": 144.2, "share_of_floor": 0.48},
-    ]
-    (tmp_path / "abacus.json").write_text(json.dumps({"environment": environment, "rows": rows}))
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["torchvision_resnet50", "resnet50"])
+def test_both_steps_learn_in_the_precision_asked_for(monkeypatch, name, precision):
+    model = Small()
+    monkeypatch.setattr(bench, name, lambda: model)
+    make_step = bench.our_step if name == "resnet50" else bench.peer_step
+    step = make_step(4, torch.device("cpu"), precision)
+    assert step() > 0 and step() > 0
+    first, second = model.seen
+    assert first.dtype == second.dtype == getattr(torch, precision)
+    assert not torch.equal(first, second)  # it learned
+
+
+def test_the_bench_table_shows_what_was_written(tmp_path):
+    environment = {"gpu": None, "processor": "Abacus", "threads": 2, "torch": "2.14"}
+    environment |= {"date": "2026-11-21T00:00", "dataset": "shapes"}
+    step = {"what": "a step", "ours": 0.5, "peer": 2.0, "ratio": 0.26, "unit": "s"}
+    epoch = {"what": "an epoch", "ours": 2.7, "unit": "s", "tflops": 144.2, "share_of_floor": 0.48}
+    report = {"environment": environment, "rows": [step, epoch]}
+    (tmp_path / "abacus.json").write_text(json.dumps(report))
     table = bench_table(tmp_path)
     assert "Abacus, 2 thread(s), torch 2.14, 2026-11-21, on shapes" in table
     assert "| a step | 0.5 s | 2 s | 0.26 |" in table
     assert "| an epoch | 2.7 s | 144 TFLOP/s | 48% of the limit |" in table
+
+
+def write_record(folder, **changes) -> None:
+    metrics = {"dataset": "shapes", "model": "resnet20", "parameters": 269722, "split": "train"}
+    metrics |= {"epochs": 12, "train_seconds": 90, "precision": "float32", "test_accuracy": 0.9}
+    environment = {"processor": "Abacus", "gpu": None, "threads": 2, "date": "2026-11-21T00:00"}
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps(metrics | changes))
+    (folder / "environment.json").write_text(json.dumps(environment))
+
+
+def test_the_results_table_takes_seeds_together(tmp_path):
+    write_record(tmp_path / "a", test_accuracy=0.90)
+    write_record(tmp_path / "b", test_accuracy=0.92, train_seconds=30)
+    write_record(tmp_path / "c", dataset="folder", precision=None)  # of an own data set
+    write_record(tmp_path / "d", test_accuracy=None)  # written with --no-test
+    write_record(tmp_path / "ablation-x")  # lesson 07 shows it
+    _, _, *rows = results_table(tmp_path).splitlines()
+    both, own = rows
+    assert "| resnet20 | 269,722 | training split | 12 | 91.00 ± 1.41 % (2 seeds) | 1.0 |" in both
+    assert "Abacus; 2 thread(s), float32 | 2026-11-21 |" in both
+    assert own.startswith("| folder | resnet20 |") and "90.00 % (1 seed)" in own and ", – |" in own
+
+
+def test_tables_are_drawn_between_their_markers():
+    text = "a\n<!-- results: begin (by `make tables`) -->\nold\n<!-- results: end -->\nb\n"
+    drawn = with_tables(text)
+    assert drawn.startswith("a\n") and drawn.endswith("\n<!-- results: end -->\nb\n")
+    assert "| CIFAR-10 | resnet20 |" in drawn and "old" not in drawn
+    assert with_tables(drawn) == drawn and with_tables("no markers") == "no markers"

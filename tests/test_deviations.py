@@ -1,6 +1,6 @@
-"""Spot the deviation: what is handed out is refused with a hint and not with the answer, and its symptom goes with the repair.
+"""Spot the deviation: a hint and not the answer, and a symptom that goes with the repair.
 
-That each repair passes, and that half-repairs get their diagnosis (wrong_deviations.py), is tested in test_exercises.py.
+That each repair passes, and that half-repairs get their diagnosis, is tested in test_exercises.py.
 """
 
 import contextlib
@@ -10,20 +10,43 @@ import re
 
 import nbformat
 import pytest
-from exercises import SOLUTIONS, STUDENTS
 
-from helpers import checks
-from helpers.checks import CheckFailed
+from helpers.checks.engine import CheckFailed
+from tools.release_exercises import SOLUTIONS, STUDENTS
 
-NOTEBOOK = nbformat.read(next(path for path in SOLUTIONS if path.stem == "spot_the_deviation"), as_version=4)
+NAME = "spot_the_deviation"
+PATHS = {path.stem: path for path in SOLUTIONS}
+if NAME not in PATHS:
+    pytest.skip(f"this copy has no solutions of {NAME}", allow_module_level=True)
+NOTEBOOK = nbformat.read(PATHS[NAME], as_version=4)
 
 # exercise: (what the message about the program as handed out says, what it must not give away,
 #            what the evidence prints with the program as handed out, and with the repaired one)
 DEVIATIONS = {
-    "projection": ("tenfold", ("BatchNorm", "bias"), r"× 10:.* of the shortcut 5\.9", r"× 10:.* of the shortcut 1\.0"),
-    "stages": ("shape behind each stage", ("i > 0", "j", "else"), r"\[2\.4, 8\.4, 33\.6\]", r"\[9\.4, 8\.4, 8\.4\]"),
-    "addition": ("smaller", ("ReLU", "before", "addition"), r"this block   \[1, 8, 23, 78\]", r"this block   \[1, 4, 9, 17\]"),
-    "schedule": ("How many steps", ("50,000", "50_000", "pictures"), r" 5,000 .*0\.98\]", r" 5,000 .*, 0\.0\]"),
+    "projection": (
+        "tenfold",
+        ("BatchNorm", "bias"),
+        r"× 10:.* of the shortcut 5\.9",
+        r"× 10:.* of the shortcut 1\.0",
+    ),
+    "stages": (
+        "shape after each stage",
+        ("i > 0", "j", "else"),
+        r"\[2\.4, 8\.4, 33\.6\]",
+        r"\[9\.4, 8\.4, 8\.4\]",
+    ),
+    "addition": (
+        "smaller",
+        ("ReLU", "before", "addition"),
+        r"this block   \[1, 8, 23, 78\]",
+        r"this block   \[1, 4, 9, 17\]",
+    ),
+    "schedule": (
+        "How many steps",
+        ("50,000", "50_000", "images"),
+        r" 5,000 .*0\.98\]",
+        r" 5,000 .*, 0\.0\]",
+    ),
     "accuracy": ("count for more", ("mean", "last", "len"), r"300: 75\.0%", r"300: 90\.0%"),
     "predict": (
         "other company",
@@ -31,17 +54,34 @@ DEVIATIONS = {
         r"others: False\nchanged by predicting: 1\.",
         r"others: True\nchanged by predicting: nothing",
     ),
-    "ema": ("besides|else", ("buffer", "running"), r"same logits: False", r"same logits: True"),
+    "ema": (
+        "What else",
+        ("buffer", "running"),
+        r"same logits: False",
+        r"same logits: True",
+    ),
     "cutout": ("How often", ("batch dimension", "(n,", "shape"), r"in 100% of", r"in 1\d% of"),
-    "preactivation": ("copy of x", ("inplace", "in place", "ReLU"), r"kept aside: False", r"kept aside: True"),
-    "selection": ("luck", ("validation", "test set"), r"average: 90\.6%", r"average: 90\.0%"),
+    "preactivation": (
+        "copy of x",
+        ("inplace", "in place", "ReLU"),
+        r"kept aside: False",
+        r"kept aside: True",
+    ),
+    "selection": (
+        "luck",
+        ("validation", "test set"),
+        r"average: 90\.6%",
+        r"average: 90\.0%",
+    ),
 }
 
 
 def steps() -> dict[str, dict[str, str]]:
-    """For each exercise the source of the program as handed out, of its evidence, its repair and its check."""
+    """The sources of each exercise: program as handed out, evidence, repair and check."""
     found, before = {}, []
-    for cell in (cell for cell in NOTEBOOK.cells if cell.cell_type == "code"):
+    for cell in NOTEBOOK.cells:
+        if cell.cell_type != "code":
+            continue
         kind, _, name = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
         if kind == "solution":
             found[name] = {"found": before[-2], "evidence": before[-1], "solution": cell.source}
@@ -65,10 +105,8 @@ def run(*sources: str) -> str:
     return out.getvalue()
 
 
-def test_there_are_ten():
-    assert list(STEPS) == list(DEVIATIONS) and len(DEVIATIONS) == 10
-    numbers = re.findall(r'@exercise\("(8\.\d+)"', (checks.__file__ and open(checks.__file__, encoding="utf-8").read()))
-    assert numbers == [f"8.{i + 1}" for i in range(10)]
+def test_each_is_described_here():
+    assert list(STEPS) == list(DEVIATIONS)
 
 
 @pytest.mark.parametrize("name", DEVIATIONS)
@@ -77,9 +115,9 @@ def test_what_is_handed_out_is_refused_with_a_hint(name):
     with pytest.raises(CheckFailed) as failure:
         run(STEPS[name]["found"], STEPS[name]["check"])
     message = str(failure.value).split(": ", 1)[1]
-    assert re.search(hint, message), message
-    assert [word for word in secrets if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message)] == [], message
-    assert message.endswith("?") or message.endswith(")"), message  # it asks, and leaves the answer to the learner
+    assert hint in message
+    for word in secrets:
+        assert not re.search(rf"(?<!\w){re.escape(word)}(?!\w)", message), message
 
 
 @pytest.mark.parametrize("name", DEVIATIONS)
@@ -96,7 +134,7 @@ def test_it_is_the_deviation_that_shows(name):
 def test_it_passes_in_any_state_of_the_generator(name):
     for seed in range(1, 6):
         check = re.sub(r"\)$", f", seed={seed})", STEPS[name]["check"])
-        assert run(STEPS[name]["found"], STEPS[name]["solution"], check).startswith("✓ 8.")
+        assert run(STEPS[name]["found"], STEPS[name]["solution"], check).startswith("✓ ")
         with pytest.raises(CheckFailed):
             run(STEPS[name]["found"], check)
 
@@ -105,12 +143,14 @@ def test_it_passes_in_any_state_of_the_generator(name):
 def test_the_repair_is_small(name):
     """Few lines differ: the deviation is one mistake in a program that is otherwise right."""
     plain = [line for line in STEPS[name]["solution"].splitlines() if "SOLUTION" not in line]
-    changed = [line for line in difflib.ndiff(STEPS[name]["found"].splitlines(), plain) if line[:2] in ("- ", "+ ")]
+    lines = difflib.ndiff(STEPS[name]["found"].splitlines(), plain)
+    changed = [line for line in lines if line[:2] in ("- ", "+ ")]
     assert 2 <= len(changed) <= (14 if name == "cutout" else 10), changed
 
 
 def test_students_get_the_deviation_and_not_its_repair():
-    student = nbformat.read(STUDENTS / "spot_the_deviation.ipynb", as_version=4)
+    student = nbformat.read(STUDENTS / f"{NAME}.ipynb", as_version=4)
     sources = [cell.source for cell in student.cells]
     for parts in STEPS.values():
-        assert parts["found"] in sources and parts["evidence"] in sources and parts["solution"] not in sources
+        assert parts["found"] in sources and parts["evidence"] in sources
+        assert parts["solution"] not in sources

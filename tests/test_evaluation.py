@@ -1,28 +1,36 @@
-"""helpers.evaluation against NumPy, scikit-learn and SciPy."""
+"""helpers.evaluation against NumPy; lesson 05's calibration against scikit-learn and SciPy."""
 
 import numpy as np
 import pytest
 import torch
+from from_notebook import definitions
 from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
+from torch import nn
 
-from helpers.evaluation import calibration_error, evaluate, fit_temperature, predict, reliability
+from helpers.evaluation import evaluate, predict, train_mode
 from helpers.resnet import resnet20
+
+LESSON = definitions("05_evaluation", "reliability", "calibration_error", "fit_temperature")
 
 
 def test_evaluate_against_numpy():
     random = np.random.RandomState(0)
-    logits, labels = random.normal(0, 3, (101, 10)).astype(np.float32), random.randint(0, 10, 101)
+    logits = random.normal(0, 3, (101, 10)).astype(np.float32)
+    labels = random.randint(0, 10, 101)
     probabilities = np.exp(logits.astype(np.float64))
     probabilities /= probabilities.sum(1, keepdims=True)
     loss, accuracy = evaluate(torch.from_numpy(logits), torch.from_numpy(labels))
-    assert loss == pytest.approx(-np.log(probabilities[np.arange(101), labels]).mean(), rel=1e-5)
+    expected = -np.log(probabilities[np.arange(101), labels]).mean()
+    assert loss == pytest.approx(expected, rel=1e-5)
     assert accuracy == (logits.argmax(1) == labels).mean()
 
 
-@pytest.mark.parametrize("logits, labels", [(3, (4,)), (0, (0,)), (10, (10, 10))], ids=["more labels", "none", "one-hot"])
+@pytest.mark.parametrize(
+    "logits, labels", [(3, (4,)), (0, (0,)), (10, (10, 10))], ids=["more labels", "none", "one-hot"]
+)
 def test_evaluate_refuses_what_does_not_fit(logits, labels):
-    with pytest.raises(ValueError, match="as many labels"):
+    with pytest.raises(ValueError, match=r"labels \(N,\), N > 0, got"):
         evaluate(torch.zeros(logits, 10), torch.zeros(labels, dtype=torch.long))
 
 
@@ -31,22 +39,26 @@ def test_predict_keeps_order_mode_and_statistics(shapes, training):
     torch.manual_seed(0)
     model = resnet20().train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    logits = predict(model, shapes, shapes.test, batch_size=50)  # 130 pictures: the last batch is short
+    logits = predict(model, shapes, shapes.test, batch_size=50)  # the last of 130 images: 30
     assert logits.shape == (130, 10) and logits.dtype == torch.float32 and not logits.requires_grad
     assert model.training is training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     model.eval()
-    one_by_one = torch.cat([model(shapes.normalize(image[None])) for image in shapes.test.images[45:55]])
-    torch.testing.assert_close(logits[45:55], one_by_one.detach(), rtol=1e-3, atol=1e-4)
+    alone = [model(shapes.normalize(image[None])) for image in shapes.test.images[45:55]]
+    torch.testing.assert_close(logits[45:55], torch.cat(alone).detach(), rtol=1e-3, atol=1e-4)
 
 
-def test_predict_leaves_each_part_in_its_mode(shapes):
-    """A BatchNorm that was frozen stays frozen, also where the forward pass fails."""
+def test_predict_leaves_each_module_in_its_mode(shapes):
+    """A BatchNorm in eval mode stays there, also if the forward pass fails."""
+
+    def fail(module, inputs):
+        raise KeyboardInterrupt
+
     model = resnet20().train()
     model.bn1.eval()
     predict(model, shapes, shapes.val)
     assert model.training and not model.bn1.training and model.layer1.training
-    model.fc.register_forward_pre_hook(lambda part, inputs: (_ for _ in ()).throw(KeyboardInterrupt))
+    model.fc.register_forward_pre_hook(fail)
     with pytest.raises(KeyboardInterrupt):
         predict(model, shapes, shapes.val)
     assert model.training and not model.bn1.training and model.layer1.training
@@ -56,9 +68,21 @@ def test_predict_under_autocast_returns_float32(shapes):
     torch.manual_seed(0)
     model = resnet20()
     autocast = torch.autocast("cpu", dtype=torch.bfloat16)
-    low, full = predict(model, shapes, shapes.val, autocast=autocast), predict(model, shapes, shapes.val)
+    low = predict(model, shapes, shapes.val, autocast=autocast)
+    full = predict(model, shapes, shapes.val)
     assert low.dtype == torch.float32
     assert 0 < (low - full).abs().max() < 0.2 * full.std() + 0.2
+
+
+def test_train_mode_leaves_frozen_batchnorm_alone():
+    model = resnet20().eval()
+    model.layer1.requires_grad_(False)
+    train_mode(model)
+    frozen = [m.training for m in model.layer1.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert frozen == [False] * 6 and model.training and model.bn1.training and model.layer2.training
+    model.requires_grad_(True)
+    train_mode(model)
+    assert all(module.training for module in model.modules())
 
 
 # --- calibration
@@ -66,7 +90,7 @@ def test_predict_under_autocast_returns_float32(shapes):
 
 @pytest.fixture(scope="module")
 def overconfident():
-    """20,000 answers drawn with the probabilities of logits that are then stated 1.7 times too large."""
+    """20,000 labels drawn from the softmax of logits that are then stated 1.7 times too large."""
     generator = torch.Generator().manual_seed(0)
     honest = 2 * torch.randn(20_000, 10, generator=generator)
     labels = torch.multinomial(honest.softmax(dim=1), 1, generator=generator).squeeze(1)
@@ -77,8 +101,9 @@ def overconfident():
 def test_reliability_against_scikit_learn(overconfident, bins):
     logits, labels = overconfident
     confidence, answer = logits.double().softmax(dim=1).max(dim=1)
-    accuracy, mean_confidence = calibration_curve((answer == labels).numpy(), confidence.numpy(), n_bins=bins)
-    table = reliability(logits, labels, bins)
+    right = (answer == labels).numpy()
+    accuracy, mean_confidence = calibration_curve(right, confidence.numpy(), n_bins=bins)
+    table = LESSON.reliability(logits, labels, bins)
     np.testing.assert_allclose(table.accuracy, accuracy)
     np.testing.assert_allclose(table.confidence, mean_confidence)
     assert table.pictures.sum() == 20_000
@@ -86,50 +111,58 @@ def test_reliability_against_scikit_learn(overconfident, bins):
 
 @pytest.mark.parametrize("bins", [1, 15, 40])
 def test_calibration_error_by_a_loop_over_bins(overconfident, bins):
-    logits, labels = overconfident[0][:3000].numpy().astype(np.float64), overconfident[1][:3000].numpy()
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    logits, labels = overconfident[0][:3000], overconfident[1][:3000]
+    exponentials = np.exp(logits.numpy().astype(np.float64))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels.numpy()
     error = 0.0
     for low in np.arange(bins) / bins:
         inside = (confidence >= low) & (confidence < low + 1 / bins)
         if inside.any():
             error += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert calibration_error(overconfident[0][:3000], overconfident[1][:3000], bins) == pytest.approx(error, rel=1e-6)
+    assert LESSON.calibration_error(logits, labels, bins) == pytest.approx(error, rel=1e-6)
 
 
 def test_calibration_error_of_known_cases():
-    sure = torch.tensor([[100.0, 0.0], [100.0, 0.0]])  # confidence 1 lies in the last bin, not behind it
-    assert calibration_error(sure, torch.tensor([0, 0])) == 0.0
-    assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0.5)
-    nearly = torch.stack([sure[0], torch.tensor([0.95, 0.05]).log()])  # confidence 1 and wrong, 0.95 and right
-    assert calibration_error(nearly, torch.tensor([1, 0]), bins=10) == pytest.approx(abs(0.5 - 0.975))  # one bin, not two
+    error = LESSON.calibration_error
+    sure = torch.tensor([[100.0, 0.0], [100.0, 0.0]])  # confidence 1 lies in the last bin
+    assert error(sure, torch.tensor([0, 0])) == 0.0
+    assert error(sure, torch.tensor([0, 1])) == pytest.approx(0.5)
+    # confidence 1 and wrong, 0.95 and right: in one bin
+    nearly = torch.stack([sure[0], torch.tensor([0.95, 0.05]).log()])
+    assert error(nearly, torch.tensor([1, 0]), bins=10) == pytest.approx(abs(0.5 - 0.975))
     undecided = torch.zeros(4, 2)
-    assert calibration_error(undecided, torch.tensor([0, 1, 0, 1])) == 0.0
+    assert error(undecided, torch.tensor([0, 1, 0, 1])) == 0.0
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 20.0])
 def test_temperature_against_scipy(overconfident, scale):
     logits, labels = scale * overconfident[0].double(), overconfident[1]
-    found = fit_temperature(logits, labels)
-    best = minimize_scalar(lambda t: evaluate(logits / t, labels)[0], bounds=(0.01, 100), method="bounded")
+    found = LESSON.fit_temperature(logits, labels)
+    best = minimize_scalar(
+        lambda t: evaluate(logits / t, labels)[0], bounds=(0.01, 100), method="bounded"
+    )
     assert found == pytest.approx(best.x, rel=1e-3)
     assert found == pytest.approx(1.7 * scale, rel=0.03)  # what the logits were multiplied by
 
 
 def test_temperature_calibrates(overconfident):
     logits, labels = overconfident
-    temperature = fit_temperature(logits[:10_000], labels[:10_000])
-    before, after = (calibration_error(logits[10_000:] / t, labels[10_000:]) for t in (1.0, temperature))
+    temperature = LESSON.fit_temperature(logits[:10_000], labels[:10_000])
+    before = LESSON.calibration_error(logits[10_000:], labels[10_000:])
+    after = LESSON.calibration_error(logits[10_000:] / temperature, labels[10_000:])
     assert after < 0.02 < 0.05 < before
 
 
-def test_temperature_refuses_labels_of_other_pictures(overconfident):
+def test_temperature_refuses_labels_of_other_images(overconfident):
     logits, labels = overconfident
     with pytest.raises(IndexError):
-        fit_temperature(logits, labels[:100])
+        LESSON.fit_temperature(logits, labels[:100])
 
 
 def test_temperature_stays_in_its_range():
-    right = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    assert fit_temperature(right, torch.tensor([0, 1])) == pytest.approx(0.01)  # always right: as sure as may be
-    assert fit_temperature(right, torch.tensor([1, 0])) == pytest.approx(100)
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    always_right, always_wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
+    assert LESSON.fit_temperature(logits, always_right) == pytest.approx(0.01)
+    assert LESSON.fit_temperature(logits, always_wrong) == pytest.approx(100)

@@ -1,10 +1,13 @@
 """helpers.plotting: what is drawn is what was given."""
 
+import base64
 import io
 import os
 import sys
 import textwrap
+import warnings
 from datetime import UTC, datetime
+from pathlib import Path
 
 import ipywidgets
 import matplotlib
@@ -18,47 +21,54 @@ import pandas as pd
 import pytest
 import torch
 import traitlets
-from lessons import ROOT
 from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 from PIL import Image
 
 from helpers import plotting
 
-HISTORY = [
-    {"epoch": 1, "train_loss": 2.0, "val_loss": 1.8, "train_accuracy": 0.3, "val_accuracy": 0.35},
-    {"epoch": 2, "train_loss": 1.5, "val_loss": 1.6, "train_accuracy": 0.5, "val_accuracy": 0.45},
-]
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def rows(count):
+    """A history of so many epochs."""
+    values = {"train_accuracy": 0.1, "val_loss": 1.9, "val_accuracy": 0.2}
+    return [{"epoch": n, "train_loss": 2.0 / n, **values} for n in range(1, count + 1)]
 
 
 @pytest.fixture(autouse=True)
-def close():
-    yield
+def no_warnings_and_no_open_figures():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
     plt.close("all")
 
 
-@pytest.mark.parametrize("history", [HISTORY, pd.DataFrame(HISTORY)], ids=["list", "table"])
-def test_curves_show_both_parts_in_percent(history):
+@pytest.mark.parametrize("history", [rows(2), pd.DataFrame(rows(2))], ids=["list", "table"])
+def test_curves_show_both_splits_in_percent(history):
     ax = plotting.plot_curves(history, "accuracy")
     training, validation = ax.get_lines()
-    assert training.get_ydata() == pytest.approx([30, 50]) and validation.get_ydata() == pytest.approx([35, 45])
+    assert training.get_ydata() == pytest.approx([10, 10])
+    assert validation.get_ydata() == pytest.approx([20, 20])
     assert list(training.get_xdata()) == [1, 2] and training.get_color() == validation.get_color()
     assert "%" in ax.get_ylabel() and ax.get_xlabel() == "epoch"
     loss = plotting.plot_curves(history, "loss", ax=plt.subplots()[1]).get_lines()[0]
-    assert loss.get_ydata() == pytest.approx([2.0, 1.5])
+    assert loss.get_ydata() == pytest.approx([2.0, 1.0])
 
 
 def test_curves_without_validation():
-    rows = [{"epoch": 1, "train_loss": 2.0}]
-    assert len(plotting.plot_curves(rows, "loss").get_lines()) == 1
+    history = [{"epoch": 1, "train_loss": 2.0}]
+    assert len(plotting.plot_curves(history, "loss").get_lines()) == 1
 
 
-def test_what_is_no_quantity_is_named(history=HISTORY):
+def test_an_unknown_quantity_is_named():
     with pytest.raises(ValueError, match="quantity must be 'loss' or 'accuracy', got 'acc'"):
-        plotting.plot_curves(history, "acc")
+        plotting.plot_curves(rows(2), "acc")
 
 
-def test_images_are_shown_as_they_are():
-    images = torch.randint(0, 256, (5, 3, 32, 32), dtype=torch.uint8)
+@pytest.mark.parametrize("size", [32, 96])
+def test_images_are_shown_as_they_are(size):
+    images = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8)
     figure = plotting.plot_images(images, titles=np.array(list("abcde")), columns=3)
     shown = [ax for ax in figure.axes if ax.images]
     assert len(figure.axes) == 6 and [ax.get_title() for ax in shown] == list("abcde")
@@ -66,44 +76,77 @@ def test_images_are_shown_as_they_are():
         assert np.array_equal(ax.images[0].get_array(), image.permute(1, 2, 0).numpy())
 
 
-def test_confusion_writes_every_count_and_colours_the_errors():
-    matrix = np.array([[50, 3], [7, 40]])
+def test_few_images_need_no_empty_columns():
+    figure = plotting.plot_images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), scale=1.5)
+    assert len(figure.axes) == 2 and figure.get_size_inches().tolist() == [3, 1.5]
+
+
+def test_too_few_titles_are_refused():
+    with pytest.raises(ValueError, match="1 titles do not suffice for 2 images"):
+        plotting.plot_images(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), titles=["one"])
+
+
+# --- confusion matrices
+
+
+@pytest.mark.parametrize("kind", [int, float, torch.tensor], ids=["int", "float", "tensor"])
+def test_confusion_writes_every_count_and_colours_the_errors(kind):
+    counts = np.array([[50, 3], [7, 40]])
+    matrix = torch.tensor(counts) if kind is torch.tensor else counts.astype(kind)
     ax = plotting.plot_confusion(matrix, ["cat", "dog"])
     assert [text.get_text() for text in ax.texts] == ["50", "3", "7", "40"]
     assert ax.collections[0].get_array().ravel().tolist() == [0, 3, 7, 0]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog"] and ax.get_ylabel() == "true class"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["cat", "dog"]
+    assert ax.get_xlabel() == "predicted class" and ax.get_ylabel() == "true class"
+
+
+def test_confusion_writes_fractions_as_fractions():
+    matrix = np.array([[50, 3], [7, 40]])
+    ax = plotting.plot_confusion(matrix / matrix.sum(axis=1, keepdims=True), ["cat", "dog"])
+    assert [text.get_text() for text in ax.texts] == ["0.94", "0.06", "0.15", "0.85"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 20, 21, 100])
+def test_confusion_fits_any_number_of_classes(n):
+    """The figure grows; values are written as long as there is room; every class has its name."""
+    names = [f"class {i}" for i in range(n)]
+    ax = plotting.plot_confusion(np.ones((n, n), dtype=int), names)
+    assert len(ax.texts) == (n * n if n <= 20 else 0)
+    assert [label.get_text() for label in ax.get_xticklabels()] == names
     width, height = ax.figure.get_size_inches()
-    assert height < width < 1.3 * height  # square cells, with room for the colour bar
+    assert height < width < 1.4 * height  # square cells, with room for the colour bar
+    points = 72 * height / n  # at most what a row has
+    assert ax.get_yticklabels()[0].get_fontsize() < points
+    if n < 100:
+        larger = np.ones((n + 10, n + 10), dtype=int)
+        figure = plotting.plot_confusion(larger, range(n + 10)).figure
+        assert figure.get_size_inches()[1] > height
 
 
-def test_show_keeps_the_alternative_text_and_the_colours_and_closes(monkeypatch):
-    displayed = []
-    monkeypatch.setattr(plotting, "display", lambda content, raw, metadata: displayed.append((content, raw, metadata)))
-    photograph = np.random.RandomState(0).rand(64, 64, 3)  # many colours compete for the 256 of the palette
-    figure, axes = plt.subplots(1, 2, figsize=(6, 3))
-    axes[0].imshow(photograph)
-    for height, colour in enumerate((plotting.PLAIN, plotting.RESIDUAL)):
-        axes[1].axhline(height, color=colour, linewidth=3)
-    plotting.show(figure, alt="Two lines beside a picture.")
-    ((content, raw, metadata),) = displayed
-    assert raw and metadata == {"image/png": {"alt": "Two lines beside a picture."}}
-    assert content["text/plain"] == repr(figure) and not plt.fignum_exists(figure.number)
-    image = Image.open(io.BytesIO(content["image/png"]))
-    assert image.mode == "P" and image.width > 300
-    pixels = np.asarray(image.convert("RGB")).astype(int)
-    for colour in (plotting.PLAIN, plotting.RESIDUAL):
-        nearest = np.abs(pixels - 255 * np.array(colour)).max(axis=2)
-        assert (nearest < 12).sum() > 200  # the lines are there in their own colours
+@pytest.mark.parametrize("shape", [(2, 2), (3, 2), (2, 3), (9,), (3, 3, 3)])
+def test_confusion_refuses_another_shape(shape):
+    with pytest.raises(ValueError) as caught:
+        plotting.plot_confusion(np.ones(shape), ["a", "b", "c"])
+    assert str(shape) in str(caught.value) and "3 classes" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, 1.5, 93.4])
+def test_confusion_refuses_what_is_neither_count_nor_fraction(value):
+    with pytest.raises(ValueError, match="counts, or fractions"):
+        plotting.plot_confusion(np.full((2, 2), value), ["cat", "dog"])
+
+
+# --- show
 
 
 class Displayed(list):
-    """Takes the place of `display`: keeps what was shown, with `metadata` and, of an update, what it replaces."""
+    """Takes the place of `display`: keeps content and the PNG's metadata of what was shown."""
 
     def __call__(self, content, raw=False, metadata=None):
-        self.append((content, (metadata or {}).get("image/png", {}).get("alt")))
+        self.append((content, (metadata or {}).get("image/png", {})))
 
     def alts(self) -> list[str]:
-        return [alt for _, alt in self if alt]
+        return [metadata["alt"] for _, metadata in self if metadata]
 
 
 @pytest.fixture
@@ -113,9 +156,34 @@ def displayed(monkeypatch):
     return kept
 
 
+def test_show_keeps_alternative_text_colours_and_size_and_closes(displayed):
+    plotting.set_style()
+    photograph = np.random.RandomState(0).rand(64, 64, 3)  # many colours compete for the 256
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3))
+    axes[0].imshow(photograph)
+    for height, colour in enumerate((plotting.PLAIN, plotting.RESIDUAL)):
+        axes[1].axhline(height, color=colour, linewidth=3)
+    plotting.show(figure, alt="Two lines beside an image.")
+    ((content, metadata),) = displayed
+    assert metadata["alt"] == "Two lines beside an image."
+    assert content["text/plain"] == repr(figure) and not plt.fignum_exists(figure.number)
+    image = Image.open(io.BytesIO(content["image/png"]))
+    assert image.mode == "P" and image.width > 6 * 150 * 0.9  # 150 dpi, cut to what is drawn
+    assert metadata["width"] == round(image.width * 90 / 150)  # as large as 90 dpi would be
+    assert metadata["height"] == round(image.height * 90 / 150)
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    for colour in (plotting.PLAIN, plotting.RESIDUAL):
+        nearest = np.abs(pixels - 255 * np.array(colour)).max(axis=2)
+        assert (nearest < 12).sum() > 200  # the lines are there in their own colours
+
+
+# --- explore
+
+
 @pytest.fixture
 def live(monkeypatch):
     monkeypatch.delenv("COURSE_UNATTENDED", raising=False)
+    monkeypatch.setattr(plotting, "clear_output", lambda wait: None)
 
 
 def draw(**values):
@@ -123,14 +191,21 @@ def draw(**values):
     return plt.subplots()[0], f"drawn with {values}"
 
 
-CONTROLS = {"depth": (20, range(8, 33, 4)), "network": ("plain", ["plain", "residual"]), "layer1.0": True, "file": None}
-AT_DEFAULT = "drawn with {'depth': 20, 'network': 'plain', 'layer1.0': True, 'file': None}"
+CONTROLS = {
+    "depth": (20, range(8, 33, 4)),
+    "network": ("plain", ["plain", "residual"]),
+    "layer1.0": True,
+    "file": None,
+}
+DEFAULTS = {"depth": 20, "network": "plain", "layer1.0": True, "file": None}
 
 
 def boxes_of(displayed) -> dict:
-    """The controls below the first figure, by name."""
-    _, (panel, _) = displayed
-    return {box.description: box for box in panel.children[0].children}
+    """The controls, by name; the figure's place is below them."""
+    panel = displayed[0][0]
+    row, place = panel.children
+    assert isinstance(place, ipywidgets.Output)
+    return {box.description: box for box in row.children}
 
 
 @pytest.mark.parametrize("why", ["unattended", "no ipywidgets"])
@@ -140,24 +215,23 @@ def test_exploring_falls_back_to_one_figure(why, displayed, live, monkeypatch):
     else:
         monkeypatch.setitem(sys.modules, "ipywidgets", None)  # as if it were not installed
     plotting.explore(draw, **CONTROLS)
-    assert displayed.alts() == [AT_DEFAULT] and len(displayed) == 1 and not plt.get_fignums()
+    assert displayed.alts() == [f"drawn with {DEFAULTS}"]
+    assert len(displayed) == 1 and not plt.get_fignums()
 
 
-def test_exploring_redraws_with_what_was_chosen(displayed, live, monkeypatch):
-    cleared = []
-    monkeypatch.setattr(plotting, "clear_output", lambda wait: cleared.append(wait))
+def test_exploring_redraws_with_what_was_chosen(displayed, live):
     plotting.explore(draw, **CONTROLS)
     boxes = boxes_of(displayed)
     kinds = [type(box).__name__ for box in boxes.values()]
-    assert kinds == ["SelectionSlider", "Dropdown", "Checkbox", "FileUpload"] and displayed.alts() == [AT_DEFAULT]
+    assert kinds == ["SelectionSlider", "Dropdown", "Checkbox", "FileUpload"]
     boxes["depth"].value = 32
     boxes["network"].value = "residual"
     boxes["layer1.0"].value = False
     boxes["depth"].value = 32  # no change, no new figure
-    values = {"depth": 32, "network": "plain", "layer1.0": True, "file": None}
-    steps = [values, {**values, "network": "residual"}, {**values, "network": "residual", "layer1.0": False}]
-    assert displayed.alts()[1:] == [f"drawn with {step}" for step in steps] and not plt.get_fignums()
-    assert cleared == [True] * 3  # the figure before it goes, when the new one is there: no flicker
+    steps = [DEFAULTS, {**DEFAULTS, "depth": 32}]
+    steps.append({**steps[-1], "network": "residual"})
+    steps.append({**steps[-1], "layer1.0": False})
+    assert displayed.alts() == [f"drawn with {step}" for step in steps] and not plt.get_fignums()
 
 
 class FileUpload7(ipywidgets.Button):
@@ -166,37 +240,34 @@ class FileUpload7(ipywidgets.Button):
     value, accept = traitlets.Dict(), traitlets.Unicode()
 
 
-def test_exploring_hands_over_what_was_uploaded(displayed, live, monkeypatch):
+@pytest.mark.parametrize("version", [7, 8])
+def test_exploring_hands_over_what_was_uploaded(version, displayed, live, monkeypatch):
+    if version == 7:
+        monkeypatch.setattr(ipywidgets, "FileUpload", FileUpload7)
     plotting.explore(draw, file=None)
     (box,) = boxes_of(displayed).values()
     facts = {"name": "cat.png", "type": "image/png", "size": 4, "last_modified": datetime.now(UTC)}
-    box.value = ({**facts, "content": memoryview(b"meow")},)
-    assert displayed.alts()[1:] == ["drawn with {'file': b'meow'}"]
-
-    displayed.clear()
-    monkeypatch.setattr(ipywidgets, "FileUpload", FileUpload7)
-    plotting.explore(draw, file=None)
-    (box,) = boxes_of(displayed).values()
-    box.value = {"cat.png": {"metadata": facts, "content": b"purr"}}
-    assert displayed.alts()[1:] == ["drawn with {'file': b'purr'}"]
+    if version == 7:
+        box.value = {"cat.png": {"metadata": facts, "content": b"meow"}}
+    else:
+        box.value = ({**facts, "content": memoryview(b"meow")},)
+    assert displayed.alts() == ["drawn with {'file': None}", "drawn with {'file': b'meow'}"]
 
 
 def execute(*sources: str) -> nbformat.NotebookNode:
     """A notebook of these cells, run as for a live reader, in the repository."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(source)) for source in sources])
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(source)) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     env = {name: value for name, value in os.environ.items() if name != "COURSE_UNATTENDED"}
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(ROOT)}}).execute(env=env)
+    resources = {"metadata": {"path": str(ROOT)}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Jupyter's own
+        NotebookClient(notebook, timeout=120, resources=resources).execute(env=env)
     return notebook
 
 
 @pytest.mark.long
-def test_a_real_kernel_shows_figure_controls_and_new_figure_and_curves_in_one_place():
-    curves = f"""
-        on_epoch = plotting.live_curves(2, "two epochs")
-        for row in {rows(2)!r}:
-            print("epoch", row["epoch"])
-            on_epoch(None, row)
-    """
+def test_a_real_kernel_shows_each_figure_in_one_place():
     notebook = execute(
         """
         import gc
@@ -214,27 +285,55 @@ def test_a_real_kernel_shows_figure_controls_and_new_figure_and_curves_in_one_pl
         box.value = 14
         box.value = 20
         """,
-        curves,
+        f"""
+        on_epoch = plotting.live_curves(2, "two epochs")
+        for row in {rows(2)!r}:
+            print("epoch", row["epoch"])
+            on_epoch(None, row)
+        """,
     )
-    figure, panel = notebook.cells[0].outputs
-    assert figure.metadata["image/png"]["alt"].endswith("8 layers.")
-    assert "application/vnd.jupyter.widget-view+json" in panel.data and notebook.cells[1].outputs == []
-    states = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
-    (place,) = [each["state"] for each in states if each["model_name"] == "OutputModel"]
-    (redrawn,) = place["outputs"]  # the one before it is gone
-    assert redrawn["metadata"]["image/png"]["alt"].endswith("20 layers.")
+    (panel,) = notebook.cells[0].outputs
+    assert "application/vnd.jupyter.widget-view+json" in panel.data
+    assert notebook.cells[1].outputs == []
+    widgets = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]
+    (place,) = [each for each in widgets.values() if each["model_name"] == "OutputModel"]
+    (figure,) = place["state"]["outputs"]  # those before it are gone
+    assert figure["metadata"]["image/png"]["alt"].endswith("20 layers.")
 
     curves, *printed = notebook.cells[2].outputs  # one figure, above what was printed meanwhile
-    assert curves.metadata["image/png"]["alt"].startswith("Curves of loss and accuracy up to epoch 2 of 2")
+    alt = curves.metadata["image/png"]["alt"]
+    assert alt.startswith("Curves of loss and accuracy up to epoch 2 of 2")
     assert "".join(output.text for output in printed) == "epoch 1\nepoch 2\n"
 
 
-def rows(count):
-    values = {"train_loss": 2.0, "train_accuracy": 0.1, "val_loss": 1.9, "val_accuracy": 0.2}
-    return [{"epoch": n, **values, "train_loss": 2.0 / n} for n in range(1, count + 1)]
+@pytest.mark.parametrize("template", ["lab", "classic"])
+def test_html_pages_show_figures_in_their_own_size(displayed, template):
+    plotting.show(plt.subplots(figsize=(4, 2))[0], "An empty figure, four inches wide.")
+    ((content, metadata),) = displayed
+    data = {"image/png": base64.b64encode(content["image/png"]).decode()}
+    output = nbformat.v4.new_output("display_data", data, metadata={"image/png": metadata})
+    cell = nbformat.v4.new_code_cell(outputs=[output])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbconvert's own
+        notebook = nbformat.v4.new_notebook(cells=[cell])
+        html, _ = HTMLExporter(template_name=template).from_notebook_node(notebook)
+    assert f'width="{metadata["width"]}"' in html and f'height="{metadata["height"]}"' in html
+    if template == "classic":  # that of JupyterLab drops alternative texts
+        assert 'alt="An empty figure, four inches wide."' in html
 
 
-def test_live_curves_in_one_place(displayed, monkeypatch):
+# --- live curves
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    """What `live_curves` passes to `show`, with the figures left open."""
+    drawn = []
+    monkeypatch.setattr(plotting, "show", lambda figure, alt, place: drawn.append((figure, alt)))
+    return drawn
+
+
+def test_live_curves_stay_in_one_place(displayed, monkeypatch):
     shown = []
 
     def note(self, content, metadata=None, **_):
@@ -247,21 +346,21 @@ def test_live_curves_in_one_place(displayed, monkeypatch):
         on_epoch(None, row)
     places, alts = zip(*shown)
     assert len(set(places)) == 1 and alts[0] is None and not displayed and not plt.get_fignums()
-    assert [alt.split(":")[0] for alt in alts[1:]] == [f"Curves of loss and accuracy up to epoch {n} of 3" for n in (1, 2, 3)]
+    for n, alt in enumerate(alts[1:], start=1):
+        assert alt.startswith(f"Curves of loss and accuracy up to epoch {n} of 3: ")
     assert "train loss 0.67" in alts[-1] and "val accuracy 0.20" in alts[-1]
 
 
-def test_live_curves_draw_all_epochs_so_far(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(plotting, "show", lambda figure, alt, place: drawn.append(figure))
+def test_live_curves_draw_all_epochs_so_far(curves):
     on_epoch = plotting.live_curves(4, "four epochs")
     for row in rows(4):
         on_epoch(None, row)
-        row["train_loss"] = None  # later changes to the row are none of its business
-    assert len(drawn) == 4 and drawn[-1].get_suptitle() == "four epochs"
-    for count, figure in enumerate(drawn, start=1):
+        row["train_loss"] = None  # later changes to the row do not matter
+    assert len(curves) == 4 and curves[-1][0].get_suptitle() == "four epochs"
+    for count, (figure, _) in enumerate(curves, start=1):
         loss, accuracy = figure.axes
-        assert loss.get_lines()[0].get_ydata() == pytest.approx([2.0, 1.0, 2 / 3, 0.5][:count])
+        expected = [2.0, 1.0, 2 / 3, 0.5][:count]
+        assert loss.get_lines()[0].get_ydata() == pytest.approx(expected)
         assert accuracy.get_lines()[1].get_ydata() == pytest.approx([20] * count)
-        assert all(line.get_marker() == "o" for line in loss.get_lines())  # one epoch is seen, too
-        assert loss.get_xlim() == accuracy.get_xlim() == pytest.approx((0.8, 4.2))  # the frame stays
+        assert all(line.get_marker() == "o" for line in loss.get_lines())  # also a single epoch
+        assert loss.get_xlim() == accuracy.get_xlim() == pytest.approx((0.8, 4.2))  # fixed

@@ -1,7 +1,8 @@
-"""Runs cells as Colab or Kaggle would, in the current folder, for test_platforms.py: `python hosted.py groups.json`.
+"""Runs cells as Colab would, in the current folder: `python hosted.py groups.json`.
 
-The file holds groups of cells; each begins with nothing defined. Prints as JSON, for each group, what its cells printed, the
-error that ended it, the folder that was found, and torch's version. What Colab does not bring (colab.txt) cannot be imported.
+The file holds groups of cells; each begins with nothing defined. Prints as JSON, for each group,
+what its cells printed, the first error, and the folder that was found. What Colab does not bring
+(colab.txt) cannot be imported. For test_platforms.py.
 """
 
 import importlib.abc
@@ -19,8 +20,9 @@ def plain(name: str) -> str:
 
 
 def brought() -> set[str]:
-    """The distributions that Colab brings, as far as the course may need them: those of colab.txt, and what they require."""
-    found, waiting = set(), [plain(name) for name in re.findall(r"^([\w-]+)==", LISTED, re.MULTILINE)]
+    """The distributions that the course may use on Colab: colab.txt's, and what they need."""
+    found: set[str] = set()
+    waiting = [plain(name) for name in re.findall(r"^([\w-]+)==", LISTED, re.MULTILINE)]
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -30,7 +32,8 @@ def brought() -> set[str]:
             needed = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
             continue
-        waiting += [plain(re.match(r"[\w.-]+", line)[0]) for line in needed if "extra ==" not in line]
+        needed = [line for line in needed if "extra ==" not in line]
+        waiting += [plain(re.match(r"[\w.-]+", line)[0]) for line in needed]
     return found
 
 
@@ -39,12 +42,15 @@ class Refused(importlib.abc.MetaPathFinder):
 
     def __init__(self):
         known = brought()
-        owners = importlib.metadata.packages_distributions()
-        self.modules = {module for module, names in owners.items() if not known & {plain(name) for name in names}}
+        self.modules = set()
+        for module, names in importlib.metadata.packages_distributions().items():
+            if not known & {plain(name) for name in names}:
+                self.modules.add(module)
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.modules:
-            raise ModuleNotFoundError(f"No module named {name!r} (Colab does not bring it)", name=name)
+            message = f"No module named {name!r} (Colab does not bring it)"
+            raise ModuleNotFoundError(message, name=name)
 
 
 def hide_the_rest() -> None:
@@ -64,15 +70,14 @@ def main() -> None:
         shell.reset()
         with capture_output() as captured:
             results = [shell.run_cell(source) for source in cells]
-        errors = [repr(result.error_before_exec or result.error_in_exec) for result in results if not result.success]
+        errors = [result.error_before_exec or result.error_in_exec for result in results]
+        errors = [repr(error) for error in errors if error]
         root = shell.user_ns.get("ROOT")
-        torch = sys.modules.get("torch")
         report.append(
             {
                 "stdout": captured.stdout,
                 "error": errors[0] if errors else None,
                 "root": root and str(root),
-                "torch": torch and str(getattr(torch, "__version__", "a stand-in")),
             }
         )
     print(json.dumps(report))

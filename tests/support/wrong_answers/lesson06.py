@@ -1,0 +1,144 @@
+"""Wrong answers to the exercises of lesson 06."""
+
+WRONG = {
+    "receptive-field": [
+        ("(kernel - 1) * step", "kernel - 1", "without the step"),
+        (
+            "size += (kernel - 1) * step\n        step *= stride",
+            "step *= stride\n        size += (kernel - 1) * step",
+            "too early",
+        ),
+        ("(kernel - 1) * step", "kernel * step", "k - 1 should be"),
+        ("size, step = 1, 1", "size, step = 0, 1", "begin with 1"),
+        ("return size, step", "return size, stride", "last stride"),
+        ("return size, step", "return size, sum(s for _, s in layers)", "strides are added"),
+    ],
+    "output-shapes": [
+        ("output.shape[1:]", "output.shape", "batch is part"),
+        ("output.shape[1:]", "inputs[0].shape[1:]", "what goes *in*"),
+        (
+            {"output, name=name)": "output)", "dict.fromkeys(names), []": "{}, []"},
+            "only the last name",
+        ),
+        ("handle.remove()", "pass", "hooks are left"),
+        ("model(x)", "model.train()(x)", "another mode"),
+        ("model(x)", "model.eval()(x)", "another mode"),
+        ("dict.fromkeys(names), []", "{}, []", "should have the keys"),
+        ("return shapes", "return None", "stopped with"),
+    ],
+    "grad-cam": [
+        (
+            "F.relu((weights * activation).sum(1))",
+            "(weights * activation).sum(1)",
+            "ReLU is missing",
+        ),
+        (
+            "F.relu((weights * activation).sum(1))",
+            "(weights * activation).sum(1).abs()",
+            "absolute value",
+        ),
+        ("logits.gather", "logits.softmax(1).gather", "probability (after"),
+        ("logits.gather", "logits.log_softmax(1).gather", "logarithm of the probability"),
+        ("classes[:, None]", "logits.argmax(1)[:, None]", "predicted class"),
+        ("logits.gather(1, classes[:, None]).sum()", "logits.sum()", "all logits"),
+        (
+            "gradient.mean((2, 3), keepdim=True)",
+            "gradient.sum((2, 3), keepdim=True)",
+            "sums over the pixels",
+        ),
+        ("gradient.mean((2, 3), keepdim=True)", "gradient", "pixel by pixel"),
+        (
+            "gradient.mean((2, 3), keepdim=True)",
+            "gradient.mean((0, 2, 3), keepdim=True)",
+            "over the batch",
+        ),
+        ("return F.relu(", "maps = F.relu(", "None"),
+        ("    handle.remove()\n", "", "hooks are left"),
+    ],
+    "without-block": [
+        ("return shortened(x)", "return model(x)", "nothing is dropped"),
+        ("copy.deepcopy(model)", "model", "for good"),
+        (
+            "[index] = nn.Identity()",
+            "[index].register_forward_hook(lambda b, i, o: o * 0)",
+            "zeros",
+        ),
+        (
+            "getattr(shortened, stage)[index] = nn.Identity()",
+            "setattr(shortened, stage, getattr(shortened, stage)[:index])",
+            "all after it",
+        ),
+        ("raise ValueError(", "print(", "changes the shape"),
+        (
+            "if getattr(model, stage)[index].downsample is not None",
+            "if index == 0",
+            "stopped with ValueError",
+        ),
+        (
+            "raise ValueError(",
+            "getattr(model, stage)[index] = nn.Identity()\n        raise ValueError(",
+            "the block is gone",
+        ),
+        (
+            "getattr(shortened, stage)[index] = nn.Identity()",
+            "block = getattr(shortened, stage)[index]\n    block.residual = False",
+            "F is kept",
+        ),
+    ],
+    "relative-change": [
+        (
+            "f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))",
+            "f = block(x) - x",
+            "last ReLU has already cut",
+        ),
+        (
+            "f = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))",
+            "f = block(x)",
+            "whole output",
+        ),
+        (
+            "(f.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).mean()",
+            "(f.norm() / x.norm())",
+            "whole batch",
+        ),
+        (
+            "(f.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)).mean()",
+            "(f.flatten(1).norm(dim=1).mean() / x.flatten(1).norm(dim=1).mean())",
+            "mean norms",
+        ),
+        ("norm(dim=1)).mean()", "norm(dim=1)).pow(2).mean()", "squares"),
+        (
+            "(f.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1))",
+            "(x.flatten(1).norm(dim=1) / f.flatten(1).norm(dim=1))",
+            "upside down",
+        ),
+        ("f.flatten(1)", "F.relu(f).flatten(1)", "after a ReLU"),
+    ],
+    "filter-normalised": [
+        (
+            "direction * factor.view(-1, *[1] * (weight.ndim - 1))",
+            "direction * weight.norm() / direction.norm()",
+            "whole tensor",
+        ),
+        ("weight.flatten(1).norm(dim=1) / direction", "1 / direction", "norm 1"),
+        (
+            "torch.zeros_like(weight)",
+            "direction * weight.norm() / direction.norm()",
+            "one axis",
+        ),
+        (
+            "factor = weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)",
+            "factor = (weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)) ** 2",
+            "squares of the norms",
+        ),
+        (
+            """def filter_normalised(direction, weight):
+    if weight.ndim == 1:
+        return torch.zeros_like(weight)
+    size = [z.transpose(0, 1).flatten(1).norm(dim=1) for z in (weight, direction)]
+    return direction * (size[0] / size[1]).view(1, -1, *[1] * (weight.ndim - 2))
+""",
+            "*input* channel",
+        ),
+    ],
+}
