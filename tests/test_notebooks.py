@@ -11,6 +11,7 @@ import sys
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from tools.run_lessons import LESSONS, ROOT, WITH_TABLES, with_tables
 
@@ -176,6 +177,33 @@ def prose_has_no_results(notebook):
                 yield f"{number} is a recorded result"
 
 
+def stated_minutes(notebook) -> int | None:
+    """What the lesson says of its length, if it says it in minutes."""
+    found = re.search(r"\*\*Minutes: (\d+)\*\*", notebook.cells[0].source)
+    return int(found[1]) if found else None
+
+
+def minutes(notebook) -> float:
+    """Words of prose / 200 + lines of code / 4, without first cell, guards and appendix."""
+    words = lines = 0
+    for cell in notebook.cells[2:]:
+        if cell.cell_type == "markdown":
+            if cell.source.startswith("## Appendix"):
+                break
+            words += len(re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL).split())
+        elif "guard" not in tags(cell):
+            stripped = [line.strip() for line in cell.source.splitlines()]
+            lines += sum(bool(line) and not line.startswith("#") for line in stripped)
+    words += len(re.sub(r"\[!\[.*?\)\]\(.*?\)", "", notebook.cells[0].source).split())
+    return words / 200 + lines / 4
+
+
+def minutes_are_true(notebook):
+    stated = stated_minutes(notebook)
+    if stated is not None and abs(minutes(notebook) - stated) > 3.5:
+        yield f"{stated} minutes are stated, the formula gives {minutes(notebook):.0f}"
+
+
 GUARDS = (
     executed_in_order,
     no_errors_or_warnings,
@@ -193,6 +221,7 @@ GUARDS = (
     no_traces_of_a_machine,
     outputs_are_of_cifar10,
     prose_has_no_results,
+    minutes_are_true,
 )
 
 
@@ -281,6 +310,8 @@ def plant(fault: str, notebook) -> None:
         cell.outputs = [nbformat.from_dict(stream | {"text": "THIS IS NOT CIFAR-10."})]
     elif fault == "prose_has_no_results":
         text.source += f"\nIt reaches {100 * ACCURACIES[0]:.2f} %."
+    elif fault == "minutes_are_true":
+        text.source += "\n**Minutes: 5**" + " word" * 3000
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
@@ -309,7 +340,7 @@ TAUGHT = {
     "02_building_resnet50": (
         "resnet",
         "conv3x3 conv1x1 projection ZeroPad BasicBlock Bottleneck make_stage initialize "
-        "ResNet CifarResNet resnet50 cifar_resnet",
+        "make_stem ResNet CifarResNet resnet50 cifar_resnet",
     ),
     "04_training": ("training", "train_one_epoch"),
 }
@@ -342,3 +373,56 @@ def test_lessons_print_the_same_with_any_number_of_threads(threads):
     environment = inherited | {"OMP_NUM_THREADS": str(threads), "COURSE_DATA": "shapes"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-6000:]
+
+
+# --- a cell may be run twice, and a section again
+
+
+def printed(cell) -> list:
+    """What nbval would compare: text, not images."""
+    found = []
+    for output in cell.get("outputs", []):
+        assert output.output_type != "error", "\n".join(output.traceback)
+        found.append(output.get("text") or output.get("data", {}).get("text/plain"))
+    return found
+
+
+def sections(notebook) -> list[list[int]]:
+    """The positions of the cells of each section."""
+    found: list[list[int]] = [[]]
+    for position, cell in enumerate(notebook.cells):
+        if cell.cell_type == "markdown" and re.match(r"## ", cell.source):
+            found.append([])
+        if cell.cell_type == "code":
+            found[-1].append(position)
+    return found[1:]
+
+
+NEW_STYLE = [path for path in LESSONS if stated_minutes(nbformat.read(path, as_version=4))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", NEW_STYLE, ids=lambda path: path.stem)
+def test_every_cell_may_be_run_twice_and_every_section_again(path):
+    """Cells that take training steps carry the tag `stateful`: there the section repeats."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(notebook, timeout=600, resources=resources, coalesce_streams=True)
+    first = {}
+
+    def run(position: int) -> None:
+        cell = notebook.cells[position]
+        client.execute_cell(cell, position)
+        again = printed(cell)
+        if not {IGNORE, "stateful"} & set(tags(cell)):
+            assert again == first.setdefault(position, again), cell.source
+
+    with client.setup_kernel():
+        for position, cell in enumerate(notebook.cells):
+            if cell.cell_type == "code":
+                run(position)
+                if "stateful" not in tags(cell):
+                    run(position)
+        for section in sections(notebook):
+            for position in section:
+                run(position)

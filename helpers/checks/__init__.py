@@ -4,7 +4,7 @@ Every file holds the checks of one lesson; its `__all__` is what notebooks can c
 is told what it did, as far as that can be recognised.
 """
 
-# ruff: noqa: F401, F403
+# ruff: noqa: F403
 from helpers.checks.deviations import *
 from helpers.checks.lesson01 import *
 from helpers.checks.lesson02 import *
