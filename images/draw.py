@@ -1,6 +1,6 @@
 """Draws the diagrams of the lessons: `python images/draw.py` rewrites every PNG beside this file.
 
-One unit is one inch of the figure. Numbers that the networks can tell are asked of `helpers.resnet`, not typed.
+One unit is one inch of the figure. Numbers about networks are computed from `helpers.resnet`.
 """
 
 import sys
@@ -35,15 +35,18 @@ def canvas(width: float, height: float) -> Axes:
 
 
 def save(ax: Axes, name: str) -> None:
-    """Writes the picture with 128 colours: a fraction of the bytes, and enough that the rare vermilion stays vermilion."""
+    """Writes a PNG of 128 colours: few bytes, but enough that the rare vermilion stays as it is."""
     buffer = BytesIO()
     ax.figure.savefig(buffer, dpi=130)
     plt.close(ax.figure)
-    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(HERE / f"{name}.png", optimize=True)
+    image = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    image.save(HERE / f"{name}.png", optimize=True)
 
 
-def text(ax: Axes, x: float, y: float, words: str, color=INK, size: float = FONT, **options) -> None:
-    ax.text(x, y, words, color=color, fontsize=size, linespacing=1.3, **{"ha": "center", "va": "center"} | options)
+def text(ax: Axes, x: float, y: float, words: str, color=INK, size: float = FONT,
+         **options) -> None:
+    ax.text(x, y, words, color=color, fontsize=size, linespacing=1.3,
+            **{"ha": "center", "va": "center"} | options)
 
 
 def box(ax: Axes, x: float, y: float, w: float, h: float, words: str, fill: str = LAYER) -> None:
@@ -51,22 +54,27 @@ def box(ax: Axes, x: float, y: float, w: float, h: float, words: str, fill: str 
     pad = 0.06  # what the rounding adds on each side
     corner = (x - w / 2 + pad, y - h / 2 + pad)
     shape = f"round,pad={pad}"
-    ax.add_patch(FancyBboxPatch(corner, w - 2 * pad, h - 2 * pad, boxstyle=shape, fc=fill, ec=INK, lw=1.3, zorder=2))
+    ax.add_patch(FancyBboxPatch(corner, w - 2 * pad, h - 2 * pad, boxstyle=shape, fc=fill, ec=INK,
+                                lw=1.3, zorder=2))
     text(ax, x, y, words, zorder=3)
 
 
-def arrow(ax: Axes, *points: tuple[float, float], color=INK, lw: float = 1.8, head: bool = True) -> None:
+def arrow(ax: Axes, *points: tuple[float, float], color=INK, lw: float = 1.8,
+          head: bool = True) -> None:
     """A line through the points, with a head at the last."""
     if head:
-        look = {"arrowstyle": "-|>,head_width=0.28,head_length=0.5", "shrinkA": 0, "shrinkB": 0, "joinstyle": "miter"}
-        ax.annotate("", points[-1], points[-2], arrowprops=look | {"color": color, "lw": lw}, zorder=1)
+        look = {"arrowstyle": "-|>,head_width=0.28,head_length=0.5", "shrinkA": 0, "shrinkB": 0,
+                "joinstyle": "miter"}
+        ax.annotate("", points[-1], points[-2], arrowprops=look | {"color": color, "lw": lw},
+                    zorder=1)
     line = points[:-1] if head else points
     if len(line) > 1:
-        ax.plot(*zip(*line, strict=True), color=color, lw=lw, zorder=1, solid_joinstyle="miter", solid_capstyle="butt")
+        ax.plot(*zip(*line, strict=True), color=color, lw=lw, zorder=1, solid_joinstyle="miter",
+                solid_capstyle="butt")
 
 
 def plus(ax: Axes, x: float, y: float, radius: float = 0.2) -> None:
-    """The addition, where a shortcut comes back."""
+    """The addition at the end of a shortcut."""
     ax.add_patch(Circle((x, y), radius, fc="white", ec=RESIDUAL, lw=2.4, zorder=3))
     arm = radius * 0.55
     ax.plot([x - arm, x + arm], [y, y], color=RESIDUAL, lw=2.4, zorder=4)
@@ -94,23 +102,26 @@ def residual_block() -> None:
     text(ax, 0.35, y, "$\\mathbf{x}$", size=19)
     text(ax, 10.19, y, "$\\mathbf{y}$", size=19)
     arrow(ax, (0.85, y), (0.85, top), (7.8, top), (7.8, y + 0.2), color=RESIDUAL, lw=3)
-    text(ax, 4.3, top + 0.25, "shortcut: $\\mathbf{x}$ as it is (identity)", color=RESIDUAL, size=16)
+    text(ax, 4.3, top + 0.25, "shortcut: $\\mathbf{x}$ as it is (identity)", color=RESIDUAL,
+         size=16)
     arrow(ax, (1.25, 0.9), (1.25, 0.75), (7.05, 0.75), (7.05, 0.9), color=GREY, head=False, lw=1.4)
-    text(ax, 4.15, 0.42, "the residual $F(\\mathbf{x})$: what is to be added to $\\mathbf{x}$", size=16)
+    text(ax, 4.15, 0.42, "the residual $F(\\mathbf{x})$: what is to be added to $\\mathbf{x}$",
+         size=16)
     text(ax, 7.95, 0.42, "$F(\\mathbf{x}) + \\mathbf{x}$", color=RESIDUAL, size=17)
     arrow(ax, (7.8, 0.62), (7.8, y - 0.2), color=RESIDUAL, lw=1.2, head=False)
     save(ax, "residual_block")
 
 
 def plain_vs_residual() -> None:
-    """The same layers twice: a plain stack, and one with a shortcut around every two convolutions."""
+    """The same layers twice: plain, and with a shortcut around every two convolutions."""
     ax = canvas(9.0, 8.2)
     rows = [6.55, 5.8, 4.5, 3.5, 2.75, 1.45]  # one y for each box
     names = ["3×3 conv, BN, ReLU", "3×3 conv, BN", "ReLU"] * 2
     w, h = 2.5, 0.5
     for x, color, title, formula in (
         (2.2, PLAIN, "plain", "two layers have to learn all of $H(\\mathbf{x})$"),
-        (6.2, RESIDUAL, "residual", "two layers learn $F(\\mathbf{x}) = H(\\mathbf{x}) - \\mathbf{x}$"),
+        (6.2, RESIDUAL, "residual",
+         "two layers learn $F(\\mathbf{x}) = H(\\mathbf{x}) - \\mathbf{x}$"),
     ):
         text(ax, x, 7.8, title, color=color, size=19, weight="bold", va="baseline")
         text(ax, x, 7.5, formula, size=14)
@@ -122,16 +133,18 @@ def plain_vs_residual() -> None:
             if title == "residual" and name == "ReLU":
                 start = rows[i - 2] + h / 2 + 0.13
                 join = (rows[i - 1] + y) / 2 + 0.08
-                arrow(ax, (x, start), (x + 1.75, start), (x + 1.75, join), (x + 0.18, join), color=RESIDUAL, lw=3)
+                arrow(ax, (x, start), (x + 1.75, start), (x + 1.75, join), (x + 0.18, join),
+                      color=RESIDUAL, lw=3)
                 plus(ax, x, join, radius=0.18)
-                text(ax, x + 1.9, (start + join) / 2, "$\\mathbf{x}$", color=RESIDUAL, size=18, ha="left")
+                text(ax, x + 1.9, (start + join) / 2, "$\\mathbf{x}$", color=RESIDUAL, size=18,
+                     ha="left")
         arrow(ax, (x, previous), (x, 0.6))
         text(ax, x, 0.32, "…", size=18)
     save(ax, "plain_vs_residual")
 
 
 def bottleneck() -> None:
-    """A basic block and a bottleneck on 256 channels, bars as wide as the channels, with what each costs."""
+    """A basic block and a bottleneck on 256 channels, with their costs; a bar's width: channels."""
     ax = canvas(10.6, 6.3)
     pixels = 56
     basic, narrow = BasicBlock(256, 256), Bottleneck(256, 64)
@@ -142,12 +155,14 @@ def bottleneck() -> None:
         text(ax, x, 5.95, title, size=18, weight="bold")
         for y, c in zip(ys, channels, strict=True):
             w = 3.2 * c / 256
-            ax.add_patch(Rectangle((x - w / 2, y - 0.14), w, 0.28, fc=LAYER, ec=INK, lw=1.3, zorder=2))
+            ax.add_patch(Rectangle((x - w / 2, y - 0.14), w, 0.28, fc=LAYER, ec=INK, lw=1.3,
+                                   zorder=2))
             text(ax, x, y, f"{c}" if w < 1 else f"{c} channels", size=13, zorder=3)
         for above, below, conv in zip(ys, ys[1:], convs, strict=False):
             arrow(ax, (x, above - 0.14), (x, below + 0.14))
             k = conv.kernel_size[0]
-            text(ax, x + 0.15, (above + below) / 2, f"{k}×{k}: {conv.weight.numel():,} weights", size=13, ha="left")
+            text(ax, x + 0.15, (above + below) / 2, f"{k}×{k}: {conv.weight.numel():,} weights",
+                 size=13, ha="left")
         bottom = ys[-1] - 0.14
         arrow(ax, (x, ys[0] + 0.62), (x, ys[0] + 0.14))
         arrow(ax, (x, bottom), (x, bottom - 0.25))
@@ -172,7 +187,8 @@ def architecture() -> None:
         (summarize(resnet50(10, stem="cifar"), (3, 32, 32)), "CIFAR\n32×32"),
     ]
     model, middle = resnet50(), 3.32
-    stages = {name: getattr(model, name) for name in model.stages}
+    names = [name for name, _ in model.named_children() if name.startswith("layer")]
+    stages = {name: getattr(model, name) for name in names}
     parts = {  # where each part stands, and how high it is: the resolution, not to scale
         "conv1": (2.05, 2.3), "maxpool": (3.0, 1.9), "layer1": (4.45, 1.9), "layer2": (6.3, 1.5),
         "layer3": (8.45, 1.1), "layer4": (10.55, 0.75), "avgpool": (11.75, 0.4), "fc": (12.6, 0.4),
@@ -189,17 +205,21 @@ def architecture() -> None:
             left = x - w / 2 + i * 0.36
             width = 0.26 if part in stages else w
             fill = NORM if "pool" in part else LAYER
-            ax.add_patch(Rectangle((left, middle - h / 2), width, h, fc=fill, ec=INK, lw=1.3, zorder=2))
+            ax.add_patch(Rectangle((left, middle - h / 2), width, h, fc=fill, ec=INK, lw=1.3,
+                                   zorder=2))
             if part in stages:  # one arc for each block: its shortcut
                 y = middle + h / 2 + 0.06
-                ax.plot([left, left, left + 0.26, left + 0.26], [y, y + 0.14, y + 0.14, y], color=RESIDUAL, lw=2.4)
+                ax.plot([left, left, left + 0.26, left + 0.26], [y, y + 0.14, y + 0.14, y],
+                        color=RESIDUAL, lw=2.4)
         if part in stages:
             block = stages[part][0]
             widths = "-".join(str(c.out_channels) for c in (block.conv1, block.conv2, block.conv3))
-            text(ax, x, middle + h / 2 + 0.82, f"{part}\n{bars} × bottleneck", size=14, weight="bold")
+            text(ax, x, middle + h / 2 + 0.82, f"{part}\n{bars} × bottleneck", size=14,
+                 weight="bold")
             text(ax, x, middle + h / 2 + 0.38, widths, size=13)
         else:
-            text(ax, x, middle + h / 2 + (0.38 if "\n" in titles[part] else 0.24), titles[part], size=13, weight="bold")
+            text(ax, x, middle + h / 2 + (0.38 if "\n" in titles[part] else 0.24), titles[part],
+                 size=13, weight="bold")
     for y, (table, name) in zip((1.5, 0.62), nets, strict=True):
         ax.add_patch(Rectangle((0.08, y - 0.4), 13.04, 0.78, fc=FINE, ec="#cccccc", lw=1))
         text(ax, 0.2, y, name, size=13, weight="bold", ha="left")
@@ -219,7 +239,8 @@ def stems() -> None:
     rows = [
         (5.8, "imagenet", 224, 1000, "ImageNet stem at 224×224, what it was made for"),
         (3.45, "cifar", 32, 10, "CIFAR stem at 32×32"),
-        (1.1, "imagenet", 32, 10, "ImageNet stem at 32×32: a quarter of each side is left before the first block"),
+        (1.1, "imagenet", 32, 10,
+         "ImageNet stem at 32×32: a quarter of each side is left before the first block"),
     ]
     for y, stem, size, num_classes, title in rows:
         model = resnet50(num_classes, stem)
@@ -239,15 +260,17 @@ def stems() -> None:
             text(ax, (edge + target - 0.7 * now / size) / 2, y + 0.27, words, size=13)
             x, previous = target, now
             square(ax, x, y - 0.1, 1.4 * now / size, now)
-        sizes = [table.output[name][1] for name in model.stages]
+        sizes = [table.output[f"layer{number}"][1] for number in (1, 2, 3, 4)]
         text(ax, 8.1, y + 0.25, "the stages put out", size=14, ha="left")
-        text(ax, 8.1, y - 0.2, "  ".join(f"{s}×{s}" for s in sizes), size=15, ha="left", weight="bold")
-        text(ax, 8.1, y - 0.62, f"{table.multiply_adds.sum() / 1e6:,.0f} M multiply-adds", size=14, ha="left")
+        text(ax, 8.1, y - 0.2, "  ".join(f"{s}×{s}" for s in sizes), size=15, ha="left",
+             weight="bold")
+        text(ax, 8.1, y - 0.62, f"{table.multiply_adds.sum() / 1e6:,.0f} M multiply-adds", size=14,
+             ha="left")
     save(ax, "stems")
 
 
 def square(ax: Axes, x: float, y: float, side: float, pixels: int) -> None:
-    """A feature map of pixels × pixels; the number stands inside, or below where it does not fit."""
+    """A feature map of pixels × pixels; the number is inside, or below if it does not fit."""
     ax.add_patch(Rectangle((x - side / 2, y - side / 2), side, side, fc=FINE, ec=INK, lw=2))
     inside = side > 0.9
     text(ax, x, y if inside else y - side / 2 - 0.22, f"{pixels}×{pixels}", size=14)
@@ -256,4 +279,5 @@ def square(ax: Axes, x: float, y: float, side: float, pixels: int) -> None:
 if __name__ == "__main__":
     for draw in (residual_block, plain_vs_residual, bottleneck, architecture, stems):
         draw()
-    print(*(f"{path.name}: {path.stat().st_size / 1000:.0f} kB" for path in sorted(HERE.glob("*.png"))), sep="\n")
+    print(*(f"{path.name}: {path.stat().st_size / 1000:.0f} kB"
+            for path in sorted(HERE.glob("*.png"))), sep="\n")

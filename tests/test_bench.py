@@ -1,4 +1,4 @@
-"""The benchmark compares like with like; the tables show what was written."""
+"""The benchmark compares like with like, and its table shows what was written."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 
 from helpers.datasets.shapes import make_shapes
 from tools import bench
-from tools.run_lessons import bench_table, results_table, with_tables
+from tools.run_lessons import bench_table
 
 
 def test_everybody_has_a_turn_in_each_round_and_the_first_does_not_count():
@@ -91,33 +91,3 @@ def test_the_bench_table_shows_what_was_written(tmp_path):
     assert "Abacus, 2 thread(s), torch 2.14, 2026-11-21, on shapes" in table
     assert "| a step | 0.5 s | 2 s | 0.26 |" in table
     assert "| an epoch | 2.7 s | 144 TFLOP/s | 48% of the limit |" in table
-
-
-def write_record(folder, **changes) -> None:
-    metrics = {"dataset": "shapes", "model": "resnet20", "parameters": 269722, "split": "train"}
-    metrics |= {"epochs": 12, "train_seconds": 90, "precision": "float32", "test_accuracy": 0.9}
-    environment = {"processor": "Abacus", "gpu": None, "threads": 2, "date": "2026-11-21T00:00"}
-    folder.mkdir()
-    (folder / "metrics.json").write_text(json.dumps(metrics | changes))
-    (folder / "environment.json").write_text(json.dumps(environment))
-
-
-def test_the_results_table_takes_seeds_together(tmp_path):
-    write_record(tmp_path / "a", test_accuracy=0.90)
-    write_record(tmp_path / "b", test_accuracy=0.92, train_seconds=30)
-    write_record(tmp_path / "c", dataset="folder", precision=None)  # of an own data set
-    write_record(tmp_path / "d", test_accuracy=None)  # written with --no-test
-    write_record(tmp_path / "ablation-x")  # lesson 07 shows it
-    _, _, *rows = results_table(tmp_path).splitlines()
-    both, own = rows
-    assert "| resnet20 | 269,722 | training split | 12 | 91.00 ± 1.41 % (2 seeds) | 1.0 |" in both
-    assert "Abacus; 2 thread(s), float32 | 2026-11-21 |" in both
-    assert own.startswith("| folder | resnet20 |") and "90.00 % (1 seed)" in own and ", – |" in own
-
-
-def test_tables_are_drawn_between_their_markers():
-    text = "a\n<!-- results: begin (by `make tables`) -->\nold\n<!-- results: end -->\nb\n"
-    drawn = with_tables(text)
-    assert drawn.startswith("a\n") and drawn.endswith("\n<!-- results: end -->\nb\n")
-    assert "| CIFAR-10 | resnet20 |" in drawn and "old" not in drawn
-    assert with_tables(drawn) == drawn and with_tables("no markers") == "no markers"

@@ -140,8 +140,8 @@ def misfit(fault: Fault) -> str:
 
 
 def make_copy(folder: Path) -> Path:
-    ignored = shutil.ignore_patterns("__pycache__", "data", "build", "runs", ".*")
-    return Path(shutil.copytree(ROOT, folder, ignore=ignored))
+    large = shutil.ignore_patterns("data", "build", "runs", ".git", ".venv*", "*cache*")
+    return Path(shutil.copytree(ROOT, folder, ignore=large))
 
 
 def run_tests(copy: Path, tests: tuple[str, ...]) -> str:
@@ -160,7 +160,7 @@ def run_tests(copy: Path, tests: tuple[str, ...]) -> str:
     if done.returncode == 0:
         return ""
     failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return failed[0] if failed else f"exit status {done.returncode}"
+    return failed[0].split(" - ")[0] if failed else f"exit status {done.returncode}"
 
 
 def test_with(fault: Fault, copy: Path) -> str:
