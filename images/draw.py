@@ -180,50 +180,55 @@ def bottleneck() -> None:
 
 
 def architecture() -> None:
-    """ResNet-50 from left to right, with the size of every output for both stems."""
-    ax = canvas(13.2, 5.5)
+    """ResNet-50 from left to right, with the size of every output for both stems.
+
+    A bar is wider for more channels and higher for more pixels, both by their square root.
+    """
+    ax = canvas(13.2, 5.6)
     nets = [
         (summarize(resnet50(1000, stem="imagenet"), (3, 224, 224)), "ImageNet\n224×224"),
         (summarize(resnet50(10, stem="cifar"), (3, 32, 32)), "CIFAR\n32×32"),
     ]
-    model, middle = resnet50(), 3.32
-    names = [name for name, _ in model.named_children() if name.startswith("layer")]
-    stages = {name: getattr(model, name) for name in names}
-    parts = {  # where each part stands, and how high it is: the resolution, not to scale
-        "conv1": (2.05, 2.3), "maxpool": (3.0, 1.9), "layer1": (4.45, 1.9), "layer2": (6.3, 1.5),
-        "layer3": (8.45, 1.1), "layer4": (10.55, 0.75), "avgpool": (11.75, 0.4), "fc": (12.6, 0.4),
+    model, middle, top = resnet50(), 3.1, 4.75
+    sizes = nets[0][0].output  # the bars are those of the ImageNet network
+    centres = {
+        "conv1": 1.9, "maxpool": 2.85, "layer1": 4.15, "layer2": 6.05, "layer3": 8.3,
+        "layer4": 10.6, "avgpool": 11.85, "fc": 12.7,
     }  # fmt: skip
     titles = {"conv1": "conv", "maxpool": "max-\npool", "avgpool": "mean\npool", "fc": "linear"}
-    text(ax, 0.55, middle, "picture\n3×H×W", size=13)
-    end = 1.05
-    for part, (x, h) in parts.items():
-        bars = len(stages.get(part, [0]))
-        w = 0.26 * bars + 0.1 * (bars - 1) if part in stages else 0.42
-        arrow(ax, (end, middle), (x - w / 2, middle))
-        end = x + w / 2
-        for i in range(bars):
-            left = x - w / 2 + i * 0.36
-            width = 0.26 if part in stages else w
+    text(ax, 0.55, top, "image", size=13, weight="bold")
+    ax.add_patch(Rectangle((0.54, middle - 1.2), 0.02, 2.4, fc=INK, ec=INK))
+    text(ax, 0.66, middle - 0.95, "3×H×W", size=12, ha="left", color=GREY)
+    end = 0.56
+    for part, x in centres.items():
+        channels, pixels = sizes[part][0], sizes[part][1] if part != "fc" else 1
+        width, height, gap = 0.0092 * channels**0.5, 0.16 * pixels**0.5, 0.1
+        stage = getattr(model, part) if part.startswith("layer") else [None]
+        left = x - (len(stage) * width + (len(stage) - 1) * gap) / 2
+        arrow(ax, (end, middle), (left, middle))
+        for block in stage:
             fill = NORM if "pool" in part else LAYER
-            ax.add_patch(Rectangle((left, middle - h / 2), width, h, fc=fill, ec=INK, lw=1.3,
-                                   zorder=2))
-            if part in stages:  # one arc for each block: its shortcut
-                y = middle + h / 2 + 0.06
-                ax.plot([left, left, left + 0.26, left + 0.26], [y, y + 0.14, y + 0.14, y],
-                        color=RESIDUAL, lw=2.4)
-        if part in stages:
-            block = stages[part][0]
-            widths = "-".join(str(c.out_channels) for c in (block.conv1, block.conv2, block.conv3))
-            text(ax, x, middle + h / 2 + 0.82, f"{part}\n{bars} × bottleneck", size=14,
-                 weight="bold")
-            text(ax, x, middle + h / 2 + 0.38, widths, size=13)
+            ax.add_patch(Rectangle((left, middle - height / 2), width, height, fc=fill, ec=INK,
+                                   lw=1.3, zorder=2))
+            if block is not None:
+                shortcut(ax, left, left + width, middle + height / 2 + 0.06, block)
+            end = left + width
+            left = end + gap
+        if part in titles:
+            text(ax, x, top, titles[part], size=13, weight="bold")
         else:
-            text(ax, x, middle + h / 2 + (0.38 if "\n" in titles[part] else 0.24), titles[part],
-                 size=13, weight="bold")
-    for y, (table, name) in zip((1.5, 0.62), nets, strict=True):
-        ax.add_patch(Rectangle((0.08, y - 0.4), 13.04, 0.78, fc=FINE, ec="#cccccc", lw=1))
+            convs = (block.conv1, block.conv2, block.conv3)
+            text(ax, x, top + 0.42, f"{part}\n{len(stage)} × bottleneck", size=14, weight="bold")
+            text(ax, x, top - 0.12, "-".join(str(c.out_channels) for c in convs), size=13)
+    shortcut(ax, 2.9, 3.04, 2.02, None)
+    text(ax, 3.18, 2.1, "shortcut: x as it is", color=RESIDUAL, size=13, ha="left")
+    shortcut(ax, 6.0, 6.14, 2.02, model.layer1[0])
+    text(ax, 6.3, 2.1, "shortcut with a projection", color=RESIDUAL, size=13, ha="left")
+    text(ax, 10.5, 2.1, "wide: many channels\nhigh: many pixels", color=GREY, size=13, ha="left")
+    for y, (table, name) in zip((1.35, 0.5), nets, strict=True):
+        ax.add_patch(Rectangle((0.08, y - 0.39), 13.04, 0.76, fc=FINE, ec="#cccccc", lw=1))
         text(ax, 0.2, y, name, size=13, weight="bold", ha="left")
-        for part, (x, _) in parts.items():
+        for part, x in centres.items():
             if part == "maxpool" and "CIFAR" in name:
                 text(ax, x, y, "none", color=GREY, size=13)
                 continue
@@ -233,11 +238,18 @@ def architecture() -> None:
     save(ax, "resnet50")
 
 
+def shortcut(ax: Axes, left: float, right: float, y: float, block: Bottleneck | None) -> None:
+    """The arc over a block; a filled square on it stands for a projection."""
+    ax.plot([left, left, right, right], [y, y + 0.14, y + 0.14, y], color=RESIDUAL, lw=2.4)
+    if block is not None and block.downsample is not None:
+        ax.plot((left + right) / 2, y + 0.14, "s", color=RESIDUAL, ms=8)
+
+
 def stems() -> None:
     """What the two stems do to the resolution, each row drawn to its own scale."""
     ax = canvas(11.8, 7.0)
     rows = [
-        (5.8, "imagenet", 224, 1000, "ImageNet stem at 224×224, what it was made for"),
+        (5.8, "imagenet", 224, 1000, "ImageNet stem at 224×224, for which it was designed"),
         (3.45, "cifar", 32, 10, "CIFAR stem at 32×32"),
         (1.1, "imagenet", 32, 10,
          "ImageNet stem at 32×32: a quarter of each side is left before the first block"),
@@ -261,7 +273,7 @@ def stems() -> None:
             x, previous = target, now
             square(ax, x, y - 0.1, 1.4 * now / size, now)
         sizes = [table.output[f"layer{number}"][1] for number in (1, 2, 3, 4)]
-        text(ax, 8.1, y + 0.25, "the stages put out", size=14, ha="left")
+        text(ax, 8.1, y + 0.25, "output of the four stages", size=14, ha="left")
         text(ax, 8.1, y - 0.2, "  ".join(f"{s}×{s}" for s in sizes), size=15, ha="left",
              weight="bold")
         text(ax, 8.1, y - 0.62, f"{table.multiply_adds.sum() / 1e6:,.0f} M multiply-adds", size=14,

@@ -11,10 +11,14 @@ from torch import nn
 from helpers.evaluation import evaluate, predict, train_mode
 from helpers.resnet import resnet20
 
-LESSON = definitions("05_evaluation", "reliability", "calibration_error", "fit_temperature")
+LESSON = definitions(
+    "05_evaluation", "evaluate", "reliability", "calibration_error", "fit_temperature"
+)
+BOTH = pytest.mark.parametrize("evaluate", [evaluate, LESSON.evaluate], ids=["helper", "lesson"])
 
 
-def test_evaluate_against_numpy():
+@BOTH
+def test_evaluate_against_numpy(evaluate):
     random = np.random.RandomState(0)
     logits = random.normal(0, 3, (101, 10)).astype(np.float32)
     labels = random.randint(0, 10, 101)
@@ -26,10 +30,11 @@ def test_evaluate_against_numpy():
     assert accuracy == (logits.argmax(1) == labels).mean()
 
 
+@BOTH
 @pytest.mark.parametrize(
     "logits, labels", [(3, (4,)), (0, (0,)), (10, (10, 10))], ids=["more labels", "none", "one-hot"]
 )
-def test_evaluate_refuses_what_does_not_fit(logits, labels):
+def test_evaluate_refuses_what_does_not_fit(evaluate, logits, labels):
     with pytest.raises(ValueError, match=r"labels \(N,\), N > 0, got"):
         evaluate(torch.zeros(logits, 10), torch.zeros(labels, dtype=torch.long))
 

@@ -50,6 +50,19 @@ def missing_cells(guide: str) -> list[str]:
     return faults
 
 
+def missing_outputs(guide: str) -> list[str]:
+    """What a cell is said to print (▶ 05 `code in it` → `text`) and does not."""
+    faults = []
+    for number, code, text in re.findall(r"▶ (\d\d)\s+`([^`]+)`\s+→\s+`([^`]+)`", guide):
+        printed = ""
+        for cell in NOTEBOOKS[number].cells:
+            if cell.cell_type == "code" and code in cell.source:
+                printed += "".join(output.get("text", "") for output in cell.outputs)
+        if text not in printed:
+            faults.append(f"{number}: {text}")
+    return faults
+
+
 def missing_sections(guide: str) -> list[str]:
     """Sections that the guide names (05 § 3) and the lesson does not have."""
     faults = []
@@ -66,7 +79,9 @@ def test_links_resolve(path):
     assert broken_links(path, TEXTS[path]) == []
 
 
-@pytest.mark.parametrize("find", [missing_cells, missing_sections], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "find", [missing_cells, missing_outputs, missing_sections], ids=lambda find: find.__name__
+)
 def test_what_the_guide_names_exists(find):
     assert find(TEXTS[GUIDE]) == []
 
@@ -75,6 +90,9 @@ def test_the_search_sees_what_is_missing():
     assert broken_links(GUIDE, "[a](gone.md) [b](#gone) [c](../README.md#gone)") != []
     assert broken_links(GUIDE, "# A title: yes\n[a](../README.md) [b](#a-title-yes)") == []
     assert missing_cells("▶ 01 `no_cell_has_this`") and missing_cells("▶ 99 `import`")
+    cell = "▶ 01 `deep = nn.Sequential(shallow` → "
+    assert missing_outputs(cell + "`no cell prints this`")
+    assert not missing_outputs(cell + "`44 layers compute what 2 layers compute: True`")
     assert missing_sections("01 § 0") and not missing_sections("01 § 1")
 
 
@@ -111,14 +129,14 @@ def test_targets_and_programs_exist():
             assert (ROOT / program).is_file(), f"{path.name}: {program}"
 
 
-def test_the_program_that_averages_the_runs_of_a_class(tmp_path, monkeypatch, capsys):
-    (program,) = re.findall(r"```python\n(import json, pathlib.+?)```", TEXTS[GUIDE], re.DOTALL)
-    where = re.search(r"""Path\(["']([\w/]+)["']\)""", program)[1]
-    assert f"--out {where}/seedN" in TEXTS[GUIDE]  # there the class's runs are written
+def test_the_program_that_averages_the_runs_of_a_class(tmp_path, capsys):
+    """Run in a notebook of the course, it reads the folder that the class wrote into."""
+    programs = re.findall(r"```python\n(.+?)```", TEXTS[GUIDE], re.DOTALL)
+    (program,) = [program for program in programs if "test_accuracy" in program]
+    where = re.search(r"--out (\S+)/seedN", TEXTS[GUIDE])[1]
     for seed, accuracy in enumerate((0.90, 0.91, 0.92)):
         folder = tmp_path / where / f"seed{seed}"
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps({"test_accuracy": accuracy}))
-    monkeypatch.chdir(tmp_path)
-    exec(program, {})
+    exec(program, {"ROOT": tmp_path})
     assert "91.00 ± 1.00 %" in capsys.readouterr().out
