@@ -9,7 +9,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.patches import Circle, FancyBboxPatch, Rectangle
+from matplotlib.patches import Circle, Ellipse, FancyBboxPatch, Rectangle
 from PIL import Image
 from torch import nn
 
@@ -288,8 +288,35 @@ def square(ax: Axes, x: float, y: float, side: float, pixels: int) -> None:
     text(ax, x, y if inside else y - side / 2 - 0.22, f"{pixels}×{pixels}", size=14)
 
 
+def nested_functions() -> None:
+    """What networks of two depths can compute, and what plain training finds: a sketch."""
+    ax = canvas(10.4, 4.3)
+    panels = [
+        (0.3, INK, "what exists", "the best function of each depth", [(2.33, 1.58), (3.22, 2.36)]),
+        (5.5, PLAIN, "what plain training finds", "the function training ends with",
+         [(2.2, 1.5), (0.62, 2.0)]),
+    ]
+    for left, color, title, note, points in panels:
+        text(ax, left + 2.2, 4.05, title, size=17, weight="bold", color=color)
+        text(ax, left + 2.2, 3.68, note, size=13)
+        target = (left + 4.0, 3.0)
+        ax.add_patch(Ellipse((left + 1.85, 1.58), 3.7, 2.76, fc="#f2f2f2", ec=INK, lw=1.3))
+        text(ax, left + 1.85, 2.65, "44 layers", size=13)
+        ax.add_patch(Ellipse((left + 1.6, 1.2), 2.0, 1.3, fc="#dcdcdc", ec=INK, lw=1.3))
+        text(ax, left + 1.55, 1.0, "20 layers", size=13)
+        for x, y in points:
+            arrow(ax, (left + x, y), target, color=GREY, lw=1.2, head=False)
+            ax.add_patch(Circle((left + x, y), 0.1, fc=color, ec=INK, lw=1, zorder=3))
+        ax.plot(*target, "*", color=INK, markersize=19, zorder=3)
+        text(ax, target[0] + 0.2, target[1], "target", size=14, ha="left")
+    save(ax, "nested_functions")
+
+
 if __name__ == "__main__":
-    for draw in (residual_block, plain_vs_residual, bottleneck, architecture, stems):
+    drawings = (
+        residual_block, plain_vs_residual, nested_functions, bottleneck, architecture, stems
+    )
+    for draw in drawings:
         draw()
     print(*(f"{path.name}: {path.stat().st_size / 1000:.0f} kB"
             for path in sorted(HERE.glob("*.png"))), sep="\n")
