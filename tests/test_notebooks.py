@@ -5,6 +5,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -373,6 +374,27 @@ def test_lessons_print_the_same_with_any_number_of_threads(threads):
     environment = inherited | {"OMP_NUM_THREADS": str(threads), "COURSE_DATA": "shapes"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-6000:]
+
+
+@pytest.mark.long
+def test_runs_of_ones_own_in_results_do_not_break_lesson_07(tmp_path):
+    """A copy of a recorded run, and a run that looked at no test image."""
+    for folder in ("helpers", "notebooks", "results"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    results = tmp_path / "results"
+    shutil.copytree(results / "ablation-resnet20-seed0", results / "ablation-my-copy")
+    shutil.copytree(results / "shapes-plain20", results / "ablation-without-test")
+    metrics = results / "ablation-without-test" / "metrics.json"
+    content = json.loads(metrics.read_text())
+    del content["test_accuracy"]
+    metrics.write_text(json.dumps(content))
+    (lesson,) = (tmp_path / "notebooks").glob("07_*.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "--nbval", "-p", "no:cacheprovider"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    done = subprocess.run(
+        [*command, lesson.name], cwd=lesson.parent, env=inherited, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-3000:]
 
 
 # --- a cell may be run twice, and a section again

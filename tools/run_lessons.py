@@ -190,6 +190,35 @@ def results_table(results: Path = ROOT / "results") -> str:
     return "\n".join(lines)
 
 
+# README's first results: what they are called there, and the beginning of the records' names
+HIGHLIGHTS = (
+    ("ResNet-9, 1.6 M parameters", "cifar10-resnet9-laptop-48epochs-seed"),
+    ("ResNet-9", "cifar10-resnet9-laptop-train-val-seed"),
+    ("ResNet-20, the paper's schedule", "paper-resnet20-seed"),
+    ("its plain twin", "paper-plain20-seed"),
+    ("ResNet-50, 23.5 M parameters", "cifar10-resnet50"),
+)
+
+
+def highlights_table(results: Path = ROOT / "results") -> str:
+    """README's first results as a Markdown table."""
+    columns = ["network", "trained on", "epochs", "test accuracy", "minutes, two CPU cores at most"]
+    lines = [markdown_row(columns), "|---" * len(columns) + "|"]
+    for name, beginning in HIGHLIGHTS:
+        paths = sorted(results.glob(f"{beginning}*/metrics.json"))
+        runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        accuracies = [100 * run["test_accuracy"] for run in runs]
+        accuracy = f"{statistics.mean(accuracies):.2f} %"
+        if len(runs) > 1:
+            accuracy = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
+            accuracy += f" ({len(runs)} seeds)"
+        images = {"train": "45,000 images", "train+val": "50,000 images"}[runs[0]["split"]]
+        minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
+        row = [name, images, str(runs[0]["epochs"]), accuracy, f"{minutes:.0f}"]
+        lines.append(markdown_row(row))
+    return "\n".join(lines)
+
+
 def bench_table(folder: Path = ROOT / "results" / "bench") -> str:
     """What `make bench` measured, machine by machine, as Markdown tables."""
     tables = []
@@ -225,7 +254,8 @@ def markdown_row(cells: list[str]) -> str:
 
 def with_tables(text: str) -> str:
     """Markdown with the tables between their markers redrawn."""
-    for name, draw in (("results", results_table), ("bench", bench_table)):
+    tables = {"results": results_table, "bench": bench_table, "highlights": highlights_table}
+    for name, draw in tables.items():
         pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(\n<!-- {name}: end -->)"
         found = re.search(pattern, text, re.DOTALL)
         if found:
