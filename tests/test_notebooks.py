@@ -178,6 +178,12 @@ def prose_has_no_results(notebook):
                 yield f"{number} is a recorded result"
 
 
+def formulas_are_written_once(notebook):
+    r"""A doubled backslash, as in \\\\gamma, shows up as text."""
+    for fault in re.findall(r"\\\\[a-zA-Z,]+", markdown(notebook)):
+        yield f"{fault} in Markdown"
+
+
 def stated_minutes(notebook) -> int | None:
     """What the lesson says of its length, if it says it in minutes."""
     found = re.search(r"\*\*Minutes: (\d+)\*\*", notebook.cells[0].source)
@@ -223,6 +229,7 @@ GUARDS = (
     outputs_are_of_cifar10,
     prose_has_no_results,
     minutes_are_true,
+    formulas_are_written_once,
 )
 
 
@@ -311,6 +318,8 @@ def plant(fault: str, notebook) -> None:
         cell.outputs = [nbformat.from_dict(stream | {"text": "THIS IS NOT CIFAR-10."})]
     elif fault == "prose_has_no_results":
         text.source += f"\nIt reaches {100 * ACCURACIES[0]:.2f} %."
+    elif fault == "formulas_are_written_once":
+        text.source += r"\n$\\gamma$"
     elif fault == "minutes_are_true":
         text.source += "\n**Minutes: 5**" + " word" * 3000
 
