@@ -391,7 +391,7 @@ def test_runs_of_ones_own_in_results_do_not_break_lesson_07(tmp_path):
     for folder in ("helpers", "notebooks", "results"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     results = tmp_path / "results"
-    shutil.copytree(results / "ablation-resnet20-seed0", results / "ablation-my-copy")
+    shutil.copytree(results / "ablation-resnet20-seed0", results / "ablation-resnet20-seed0-copy")
     shutil.copytree(results / "shapes-plain20", results / "ablation-without-test")
     metrics = results / "ablation-without-test" / "metrics.json"
     content = json.loads(metrics.read_text())
