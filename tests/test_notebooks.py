@@ -372,6 +372,11 @@ def test_the_comparison_sees_a_changed_stride():
     assert definitions(source) != definitions(source.replace("stride=2", "stride=1"))
 
 
+def without_xdist() -> dict[str, str]:
+    """The environment for another pytest, without what xdist says to its own workers."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("threads", [1, 2])
 def test_lessons_print_the_same_with_any_number_of_threads(threads):
@@ -379,8 +384,7 @@ def test_lessons_print_the_same_with_any_number_of_threads(threads):
     python = os.environ.get("COURSE_COLAB_PYTHON", sys.executable)
     lessons = [str(path.relative_to(ROOT)) for path in LESSONS]
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *lessons]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}  # of xdist
-    environment = inherited | {"OMP_NUM_THREADS": str(threads), "COURSE_DATA": "shapes"}
+    environment = without_xdist() | {"OMP_NUM_THREADS": str(threads), "COURSE_DATA": "shapes"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-6000:]
 
@@ -399,9 +403,10 @@ def test_runs_of_ones_own_in_results_do_not_break_lesson_07(tmp_path):
     metrics.write_text(json.dumps(content))
     (lesson,) = (tmp_path / "notebooks").glob("07_*.ipynb")
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "-p", "no:cacheprovider"]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    command.append(lesson.name)
+    environment = without_xdist()
     done = subprocess.run(
-        [*command, lesson.name], cwd=lesson.parent, env=inherited, capture_output=True, text=True
+        command, cwd=lesson.parent, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-3000:]
 

@@ -237,6 +237,13 @@ def test_there_are_records():
     assert RUNS
 
 
+def test_the_errors_that_the_table_of_results_names_are_recorded():
+    text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    for network in ("resnet20", "plain20"):
+        accuracy = read_run(f"paper-{network}-seed0")["metrics"]["test_accuracy"]
+        assert f"{100 * (1 - accuracy):.2f} %" in text
+
+
 @pytest.mark.long
 def test_the_recorded_command_repeats_the_run_on_shapes(tmp_path):
     """Minutes of training; other processors round differently: it may move, but only by chance."""

@@ -153,15 +153,18 @@ def recorded_runs(results: Path) -> dict[tuple, list[dict]]:
     return groups
 
 
+def accuracy_of(runs: list[dict]) -> str:
+    """Mean test accuracy of the seeds of one setting, with standard deviation and number."""
+    accuracies = [100 * run["test_accuracy"] for run in runs]
+    mean = f"{statistics.mean(accuracies):.2f}"
+    if len(runs) == 1:
+        return f"{mean} % (1 seed)"
+    return f"{mean} ± {statistics.stdev(accuracies):.2f} % ({len(runs)} seeds)"
+
+
 def results_row(runs: list[dict]) -> list[str]:
     """One setting's cells; a value that its records do not have is a dash."""
     run = {name: "–" for name in SETTING} | {k: v for k, v in runs[0].items() if v is not None}
-    accuracies = [100 * each["test_accuracy"] for each in runs]
-    accuracy = f"{statistics.mean(accuracies):.2f}"
-    if len(runs) > 1:
-        accuracy += f" ± {statistics.stdev(accuracies):.2f} % ({len(runs)} seeds)"
-    else:
-        accuracy += " % (1 seed)"
     seconds = [each["train_seconds"] for each in runs if each.get("train_seconds") is not None]
     minutes = f"{statistics.mean(seconds) / 60:.1f}" if seconds else "–"
     machine = run["gpu"]
@@ -174,7 +177,7 @@ def results_row(runs: list[dict]) -> list[str]:
         f"{parameters:,}" if isinstance(parameters, int) else parameters,
         SPLITS.get(run["split"], run["split"]),
         str(run["epochs"]),
-        accuracy,
+        accuracy_of(runs),
         minutes,
         f"{machine}, {run['precision']}",
         max(each.get("date", "–")[:10] for each in runs),
@@ -207,14 +210,9 @@ def highlights_table(results: Path = ROOT / "results") -> str:
     for name, beginning in HIGHLIGHTS:
         paths = sorted(results.glob(f"{beginning}*/metrics.json"))
         runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        accuracies = [100 * run["test_accuracy"] for run in runs]
-        accuracy = f"{statistics.mean(accuracies):.2f} %"
-        if len(runs) > 1:
-            accuracy = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
-            accuracy += f" ({len(runs)} seeds)"
         images = {"train": "45,000 images", "train+val": "50,000 images"}[runs[0]["split"]]
         minutes = statistics.mean(run["train_seconds"] for run in runs) / 60
-        row = [name, images, str(runs[0]["epochs"]), accuracy, f"{minutes:.0f}"]
+        row = [name, images, str(runs[0]["epochs"]), accuracy_of(runs), f"{minutes:.0f}"]
         lines.append(markdown_row(row))
     return "\n".join(lines)
 
