@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.check_data import check_dataset, check_images
@@ -193,6 +194,13 @@ def random_cutout(x: Tensor, size: int, generator: torch.Generator | None = None
 
     square = covered(h)[:, :, None] & covered(w)[:, None, :]  # (N, H, W)
     return x.masked_fill(square[:, None], 0.0)
+
+
+def resize(images: Tensor, size: int | None) -> Tensor:
+    """(N, C, H, W) to (N, C, size, size), each new pixel a weighted mean; None leaves them."""
+    if size in (None, images.shape[-1]):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def make_mixing(share: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple]:

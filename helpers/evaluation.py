@@ -1,13 +1,15 @@
 """Predictions for a whole split, and the loss and accuracy computed from them."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.data import Dataset, Split
+from helpers.data import Dataset, Split, resize
 
 
 @contextmanager
@@ -42,16 +44,18 @@ def predict(
     split: Split,
     batch_size: int = 500,
     autocast: AbstractContextManager | None = None,
+    size: int | None = None,
 ) -> Tensor:
     """Logits (N, num_classes), float32 on the CPU, of every image of `split`, in its order.
 
-    The images are normalised as `dataset` says. The model is in eval mode meanwhile (BatchNorm uses
+    The images are normalised as `dataset` says and, with a `size`, made so many pixels wide and
+    high. The model is in eval mode meanwhile (BatchNorm uses
     its running statistics) and in its old mode afterwards.
     """
     batches = []
     with evaluating(model), autocast or nullcontext():
         for images in split.images.split(batch_size):
-            logits = model(dataset.normalize(images))
+            logits = model(resize(dataset.normalize(images), size))
             batches.append(logits.float())
     return torch.cat(batches).cpu()
 
@@ -68,3 +72,53 @@ def evaluate(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     loss = F.cross_entropy(logits, labels).item()
     accuracy = (logits.argmax(dim=1) == labels).double().mean().item()
     return loss, accuracy
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two accuracies, 0–1, with its 95 % interval and the seeds behind each."""
+
+    value: float
+    low: float
+    high: float
+    seeds: tuple[int, int]
+
+    @property
+    def test_sampling_only(self) -> bool:
+        """Whether one seed a side leaves the spread between seeds unknown: the true interval is
+        wider.
+        """
+        return min(self.seeds) == 1
+
+    def __str__(self) -> str:
+        points = [100 * number for number in (self.value, self.low, self.high)]
+        text = "{:+.2f} points, 95 % interval {:+.2f} to {:+.2f}".format(*points)
+        n = f"n = {self.seeds[0]}" if self.seeds[0] == self.seeds[1] else f"n = {self.seeds}"
+        return f"{text} ({n}{', test sampling only' if self.test_sampling_only else ''})"
+
+
+def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Difference:
+    """How much more often `ours` is right than `theirs`, with a 95 % interval.
+
+    Each is a list with one entry per seed: which of the same N images the network got right, (N,)
+    bool. Two sources of chance are combined: the seeds (Welch's t interval) and the choice of the N
+    images (from the per-image differences). With a single seed on a side only the second is known.
+    Raises ValueError for empty lists and for entries of different lengths.
+    """
+    from scipy import stats  # here: training and the lessons' models need no SciPy
+
+    lengths = {len(right) for right in [*ours, *theirs]}
+    if not ours or not theirs or len(lengths) != 1:
+        raise ValueError("expected one (N,) tensor per seed on both sides, N the same for all")
+    ours, theirs = torch.stack(list(ours)).double(), torch.stack(list(theirs)).double()
+    per_image = ours.mean(dim=0) - theirs.mean(dim=0)
+    value = per_image.mean().item()
+    sampling = 1.96 * math.sqrt(per_image.var().item() / len(per_image))
+    between = 0.0
+    if min(len(ours), len(theirs)) > 1:
+        parts = [runs.mean(dim=1).var().item() / len(runs) for runs in (ours, theirs)]
+        if sum(parts) > 0:
+            shares = [part**2 / (len(runs) - 1) for part, runs in zip(parts, (ours, theirs))]
+            between = stats.t.ppf(0.975, sum(parts) ** 2 / sum(shares)) * math.sqrt(sum(parts))
+    margin = math.hypot(sampling, between)
+    return Difference(value, value - margin, value + margin, (len(ours), len(theirs)))

@@ -9,6 +9,7 @@ import shlex
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -19,11 +20,18 @@ from helpers.checkpoint import remove_checkpoint
 from helpers.data import Dataset, Split, load
 from helpers.evaluation import evaluate, predict
 from helpers.inspection import summarize
-from helpers.networks import NETWORKS, build_model, constructor, whiten
+from helpers.networks import NETWORKS, build_model, constructor, first_blocks, whiten
 from helpers.recipes import RECIPES
 from helpers.records import RESULTS, RUNS, describe_environment, write_record
-from helpers.system import make_autocast, resolve_device, resolve_precision
-from helpers.training import TrainConfig, epoch_batches, fit, set_seed
+from helpers.system import make_autocast, resolve_device, resolve_precision, resolve_products
+from helpers.training import (
+    TrainConfig,
+    epoch_batches,
+    first_epoch,
+    fit,
+    image_size,
+    set_seed,
+)
 
 
 def prepare(
@@ -37,8 +45,10 @@ def prepare(
     constructor(config.model, options)  # a wrong name shows before anything is downloaded
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
+    products = distributed.from_first(lambda: resolve_products(config.products, device, precision))
     dataset = load(config.dataset, root)
-    changes = {"dataset": dataset.name, "device": str(device), "precision": precision}
+    changes = {"dataset": dataset.name, "device": str(device)}
+    changes |= {"precision": precision, "products": products}
     config = dataclasses.replace(config, **changes)
     set_seed(config.seed)
     model = build_model(config.model, num_classes=len(dataset.classes), **options)
@@ -66,7 +76,7 @@ def seconds_of(steps: int, config: TrainConfig, dataset: Dataset, model: nn.Modu
     few = dataclasses.replace(
         dataset, train=dataset.train[: steps * config.batch_size], val=dataset.val[:0]
     )
-    settings = dataclasses.replace(config, split="train+val", epochs=1, compile=False)
+    settings = dataclasses.replace(config, split="train+val", epochs=1, compile=False, grow=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few images need not show every class
         return fit(model, few, settings, progress=False)[0]["seconds"]
@@ -78,22 +88,34 @@ def dry_run(config: TrainConfig, root: str | Path | None = None) -> str:
     Writes nothing and looks at no test image.
     """
     config, dataset, model = prepare(config, root)
-    plan = describe(config, dataset, model)
-    total_steps = config.epochs * len(epoch_batches(dataset, config, epoch=0))
-    seconds_of(1, config, dataset, model)  # the first step also sets everything up
-    one = seconds_of(1, config, dataset, model)
+    lines = [describe(config, dataset, model)]
+    steps = len(epoch_batches(dataset, config, epoch=0))
     most = len(dataset.train) // config.batch_size
-    enough = distributed.from_first(lambda: max(2, min(50, int(5 / one), most)))
-    per_step = seconds_of(enough, config, dataset, model) / enough
-    estimate = total_steps * per_step
-    if config.split == "train":  # a forward pass is about a third of a step
-        estimate += config.epochs * len(dataset.val) / config.batch_size * per_step / 3
     compiled = ", not compiled" if config.compile else ""
-    return (
-        f"{plan}\n{per_step:.3g} s per step ({config.batch_size / per_step:,.0f} images/s, mean "
-        f"of {enough} steps{compiled}): about {estimate / 60:,.1f} minutes for {total_steps:,} "
-        "steps"
-    )
+    estimate = 0.0
+    for (size, whole), epochs in phases(config).items():
+        settings = dataclasses.replace(config, sizes=str(size or ""))
+        network = model if whole else first_blocks(model)
+        seconds_of(1, settings, dataset, network)  # the first step also sets everything up
+        one = seconds_of(1, settings, dataset, network)
+        enough = max(2, min(50, int(5 / distributed.from_first(lambda one=one: one)), most))
+        per_step = seconds_of(enough, settings, dataset, network) / enough
+        estimate += epochs * steps * per_step
+        if config.split == "train":  # a forward pass is about a third of a step
+            estimate += epochs * len(dataset.val) / config.batch_size * per_step / 3
+        part = f"{epochs} epochs, {size or 'all'} pixels{'' if whole else ', first blocks'}: "
+        lines.append(
+            f"{part if len(phases(config)) > 1 else ''}{per_step:.3g} s per step "
+            f"({config.batch_size / per_step:,.0f} images/s, mean of {enough} steps{compiled})"
+        )
+    lines.append(f"about {estimate / 60:,.1f} minutes for {config.epochs * steps:,} steps")
+    return "\n".join(lines)
+
+
+def phases(config: TrainConfig) -> Counter:
+    """How many epochs see images of which size, and with the whole network or only a part."""
+    grown_at = first_epoch(config.grow, config)
+    return Counter((image_size(config, epoch), epoch >= grown_at) for epoch in range(config.epochs))
 
 
 def check_folder(out: Path, checkpoint: Path) -> None:
@@ -143,7 +165,7 @@ def run(
         return predict(network, dataset, split, autocast=autocast)
 
     def trace(network: nn.Module, row: dict) -> None:
-        logits = logits_of(dataset.test, network)
+        logits = predict(network, dataset, dataset.test, autocast=autocast, size=row.get("size"))
         row["test_accuracy"] = evaluate(logits, dataset.test.labels)[1]
 
     history = fit(model, dataset, config, checkpoint, on_epoch=trace if test_trace else None)

@@ -1,14 +1,16 @@
 """The one registry of networks, and ResNet-9, the workhorse of the laptop recipes."""
 
+import copy
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import resnet, variants
-from helpers.resnet import BasicBlock, conv3x3, initialize
+from helpers.resnet import BasicBlock, Bottleneck, conv3x3, initialize
 
 
 @torch.no_grad()
@@ -89,6 +91,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
+    "plain50": partial(resnet.resnet50, residual=False),
     "resnet20": resnet.resnet20,
     "resnet32": resnet.resnet32,
     "resnet44": resnet.resnet44,
@@ -102,6 +105,42 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     # of the ablations (notebook 07)
     **variants.VARIANTS,
 }
+
+
+def first_blocks(model: nn.Module) -> nn.Module:
+    """`model` with the first block of each stage only: the ResNet-14 within a ResNet-50.
+
+    A view: it shares its parameters with `model`, so that who trains one trains the other.
+    Raises ValueError for a network without residual blocks that could be left out.
+    """
+    view = copy.copy(model)
+    view._modules = dict(model._modules)
+    for name, stage in residual_stages(model).items():
+        setattr(view, name, stage[:1])
+    return view
+
+
+@torch.no_grad()
+def grow(model: nn.Module, gamma: float) -> None:
+    """Prepares the blocks that `first_blocks` leaves out for being trained, too: their last
+    BatchNorm gets the scale `gamma`. With 0 they change nothing at first.
+    """
+    for stage in residual_stages(model).values():
+        for block in stage[1:]:
+            last = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            last.weight.fill_(gamma)
+
+
+def residual_stages(model: nn.Module) -> dict[str, nn.Sequential]:
+    """The stages of `model` of which only the first block is needed, by name."""
+    stages = {}
+    for name, stage in model.named_children():
+        kinds = [isinstance(part, (BasicBlock, Bottleneck)) for part in stage.children()]
+        if len(kinds) > 1 and all(kinds) and stage[0].residual:
+            stages[name] = stage
+    if not stages:
+        raise ValueError(f"this {type(model).__name__} has no residual blocks to be left out")
+    return stages
 
 
 def constructor(name: str, options: dict) -> Callable[..., nn.Module]:

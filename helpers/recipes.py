@@ -19,6 +19,13 @@ laptop = final(
     recipe="laptop", model="resnet9", epochs=16, flip="alternate", cutout=8, whiten=True
 )  # fmt: skip
 
+# python -m helpers.experiment resnet50-cpu
+# ResNet-50 on two CPU cores in one sitting: small images first, its twelve inner blocks join late
+resnet50_cpu = final(
+    recipe="resnet50-cpu", model="resnet50", epochs=16, batch_size=128, lr=0.15, warmup=0.1,
+    schedule="linear", flip="alternate", sizes="16 24@0.75 32@0.9375", grow=0.5,
+)  # fmt: skip
+
 # python -m helpers.experiment colab
 # for a free T4 (float16 there, as `auto` resolves it); not measured yet
 colab = final(
@@ -96,7 +103,7 @@ def climb(start: TrainConfig) -> list[TrainConfig]:
 RECIPES = {
     config.recipe: config
     for config in (
-        TrainConfig(), laptop, colab, resnet50_gpu, resnet50_gpu_long, shapes, paper, ablation,
-        ladder_0, *climb(ladder_0),
+        TrainConfig(), laptop, resnet50_cpu, colab, resnet50_gpu, resnet50_gpu_long, shapes, paper,
+        ablation, ladder_0, *climb(ladder_0),
     )
 }  # fmt: skip

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,15 @@ from helpers import data, distributed
 from helpers.checkpoint import check_identity, identity, load_checkpoint, save_checkpoint
 from helpers.data import Batches, Dataset
 from helpers.evaluation import evaluate, predict, train_mode
-from helpers.system import make_autocast, resolve_device, resolve_precision, set_up
+from helpers.networks import first_blocks, grow
+from helpers.system import (
+    make_autocast,
+    resolve_device,
+    resolve_precision,
+    resolve_products,
+    set_up,
+    use_products,
+)
 
 CHOICES = {
     "split": ("train", "train+val"),
@@ -28,6 +36,7 @@ CHOICES = {
     "schedule": ("cosine", "linear", "steps", "constant"),
     "flip": ("random", "alternate", "none"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
+    "products": ("auto", "on", "off"),
 }
 
 
@@ -60,8 +69,12 @@ class TrainConfig:
     ema: float = setting(0.0, "decay of the average of weights that is evaluated; 0 for none")
     zero_gamma: bool = setting(False, "start every residual block as the identity")
     whiten: bool = setting(False, "compute the first filters from training images, and freeze them")
+    sizes: str = setting("", "side of the images in pixels: '16 24@0.5 32@0.8', from half on 24 …")
+    grow: float = setting(0.0, "fraction of all epochs with only the first block of each stage")
+    grow_gamma: float = setting(0.0, "BatchNorm's last scale in the blocks that then join")
     compile: bool = setting(False, "train with torch.compile")
     precision: str = setting("auto", "auto, float32, bfloat16 or float16")
+    products: str = setting("auto", "deep convolutions as matrix products: auto, on or off")
     device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps …")
     seed: int = setting(0, "of weights, order and augmentation")
 
@@ -75,11 +88,42 @@ class TrainConfig:
         for name in ("momentum", "weight_decay", "crop", "cutout", "seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("warmup", "label_smoothing", "ema"):
+        for name in ("warmup", "label_smoothing", "ema", "grow"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in 0 … 1, below 1, got {getattr(self, name)}")
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing must lie in 0 … 1, got {self.mixing}")
+        parse_sizes(self.sizes)
+
+
+def parse_sizes(sizes: str) -> list[tuple[float, int]]:
+    """ "16 24@0.5" as [(0.0, 16), (0.5, 24)]: fractions of the epochs, and sides from there on.
+
+    Raises ValueError if it cannot be read so.
+    """
+    try:
+        pairs = [f"{entry}@0".split("@")[:2] for entry in sizes.split()]
+        phases = [(float(start), int(side)) for side, start in pairs]
+    except ValueError:
+        phases = [(-1.0, 0)]
+    starts = [start for start, _ in phases]
+    in_order = starts == sorted(starts) and (not starts or starts[0] == 0 and starts[-1] < 1)
+    if not in_order or any(side < 1 for _, side in phases):
+        raise ValueError(f"sizes {sizes!r} cannot be read: write them like '16 24@0.5 32@0.8'")
+    return phases
+
+
+def first_epoch(fraction: float, config: TrainConfig) -> int:
+    """The epoch 0, 1, … in which this fraction of all epochs lies behind."""
+    return int(fraction * config.epochs + 1e-9)
+
+
+def image_size(config: TrainConfig, epoch: int) -> int | None:
+    """The side of the training images in this epoch; None: as they are."""
+    sizes = [
+        side for start, side in parse_sizes(config.sizes) if epoch >= first_epoch(start, config)
+    ]
+    return sizes[-1] if sizes else None
 
 
 def set_seed(seed: int) -> None:
@@ -159,7 +203,8 @@ def epoch_batches(dataset: Dataset, config: TrainConfig, epoch: int) -> Batches:
     def transform(images: Tensor) -> Tensor:
         images = data.random_crop_flip(images, config.crop, config.flip == "random", generator)
         x = dataset.normalize(images)
-        return data.random_cutout(x, config.cutout, generator) if config.cutout else x
+        x = data.random_cutout(x, config.cutout, generator) if config.cutout else x
+        return data.resize(x, image_size(config, epoch))
 
     mix = None
     if config.mixing and epoch < 0.9 * config.epochs:
@@ -251,7 +296,8 @@ def fit(
     Accuracies lie in 0–1. With a `checkpoint` path the state is saved there after each epoch; a run
     that finds one goes on from it and, on a CPU, ends with the same bits. `on_epoch(model, row)` is
     called after each epoch and may add to the row. The model is moved to `config.device` and stays
-    there, in train mode; with `config.ema` it holds the averaged weights in the end.
+    there, in train mode; with `config.ema` it holds the averaged weights in the end. While images
+    are small (`config.sizes`), validation images are, too.
     Raises ValueError for a checkpoint of another run and for data that cannot be learned from,
     FloatingPointError if the loss diverges, and OSError if a checkpoint cannot be written.
     """
@@ -260,7 +306,11 @@ def fit(
         raise ValueError("there are no validation images to measure on: choose split='train+val'")
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
+    products = resolve_products(config.products, device, precision)
+    config = replace(config, precision=precision, products=products)
     set_up(device)
+    if products == "on":
+        use_products(model)
     model.to(device, memory_format=torch.channels_last)
     dataset = dataset.to(device)
     check_outputs(model, dataset)
@@ -282,14 +332,23 @@ def fit(
     history = resume(path, run, state) if path else []
     if progress and len(history) == config.epochs:
         tqdm.write(f"nothing left to train: {path} holds all {config.epochs} epochs")
-    learner = distributed.parallel(model)
-    learner = torch.compile(learner) if config.compile else learner
-    evaluated = state["average"].module if config.ema else model
+    averaged = state["average"].module if config.ema else model
+    grown_at = first_epoch(config.grow, config)
 
-    for epoch in range(len(history), config.epochs):
+    first = len(history)
+    for epoch in range(first, config.epochs):
+        if epoch == grown_at > 0:
+            grow(model, config.grow_gamma)
+            grow(averaged, config.grow_gamma)
+        if epoch in (first, grown_at):
+            whole = epoch >= grown_at
+            learner = distributed.parallel(model if whole else first_blocks(model))
+            learner = torch.compile(learner) if config.compile else learner
+            evaluated = averaged if whole else first_blocks(averaged)
         set_seed(config.seed * 100_000 + epoch)  # for what draws from the global generator
         start, lr = time.perf_counter(), scheduler.get_last_lr()[0]
         batches = epoch_batches(dataset, config, epoch)
+        size = image_size(config, epoch)
         title = f"epoch {epoch + 1}/{config.epochs}"
         with tqdm(batches, title, leave=False, disable=not progress) as bar:
             tell = partial(report, bar, epoch, config)
@@ -301,8 +360,10 @@ def fit(
         loss, accuracy = means.tolist()
         check_finite(loss, epoch, config)
         row = {"epoch": epoch + 1, "lr": lr, "train_loss": loss, "train_accuracy": accuracy}
+        if config.sizes:
+            row["size"] = size
         if config.split == "train":
-            logits = predict(evaluated, dataset, dataset.val, autocast=autocast)
+            logits = predict(evaluated, dataset, dataset.val, autocast=autocast, size=size)
             row["val_loss"], row["val_accuracy"] = evaluate(logits, dataset.val.labels)
             check_finite(row["val_loss"], epoch, config)
         row["seconds"] = time.perf_counter() - start
