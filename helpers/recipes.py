@@ -22,8 +22,8 @@ laptop = final(
 # python -m helpers.experiment resnet50-cpu
 # ResNet-50 on two CPU cores in one sitting: small images first, its twelve inner blocks join late
 resnet50_cpu = final(
-    recipe="resnet50-cpu", model="resnet50", epochs=16, batch_size=128, lr=0.15, warmup=0.1,
-    schedule="linear", flip="alternate", sizes="16 24@0.75 32@0.9375", grow=0.5,
+    recipe="resnet50-cpu", model="resnet50", epochs=14, batch_size=128, lr=0.15, warmup=0.1,
+    schedule="linear", flip="alternate", sizes="16 24@0.79 32@0.93", grow=0.5,
 )  # fmt: skip
 
 # python -m helpers.experiment colab
