@@ -144,6 +144,16 @@ def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> A
     return ax
 
 
+def mark_epochs(ax: Axes, marks: dict[int, str]) -> None:
+    """A grey line before each epoch in `marks`, with its text beside it, at the top."""
+    for epoch, text in marks.items():
+        ax.axvline(epoch - 0.5, color="grey", linewidth=1)
+        ax.text(
+            epoch - 0.4, 1.0, text, color="grey", fontsize=8, va="top", rotation=90,
+            transform=ax.get_xaxis_transform(),
+        )  # fmt: skip
+
+
 def live_curves(epochs: int, title: str) -> Callable[[object, dict], None]:
     """An `on_epoch` for `fit`: loss and accuracy by epoch, drawn after each of the `epochs`.
 

@@ -29,7 +29,8 @@ resnet50_cpu = final(
 # python -m helpers.experiment colab
 # for a free T4 (float16 there, as `auto` resolves it); not measured yet
 colab = final(
-    recipe="colab", model="resnet18", epochs=30, lr=0.2, cutout=8, zero_gamma=True
+    recipe="colab", model="resnet50", epochs=30, batch_size=256, lr=0.3, warmup=0.15,
+    schedule="linear", flip="alternate", cutout=8, sizes="16 24@0.5 32@0.8",
 )  # fmt: skip
 
 # python -m helpers.experiment resnet50-gpu

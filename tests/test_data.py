@@ -441,3 +441,18 @@ def test_the_pipeline_runs_where_the_images_are():
     for x, labels in Batches(dataset.train, 5, transform, random):
         assert x.device.type == labels.device.type == "cuda"
         assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+# --- other sizes
+
+
+def test_resized_images_are_weighted_means():
+    images = torch.rand(2, 3, 8, 8)
+    assert data.resize(images, None) is images and data.resize(images, 8) is images
+    small = data.resize(images, 4)
+    assert small.shape == (2, 3, 4, 4)
+    assert torch.allclose(data.resize(torch.full((1, 3, 8, 8), 0.3), 5), torch.tensor(0.3))
+    # antialiased: a single bright pixel is not skipped
+    dot = torch.zeros(1, 1, 8, 8)
+    dot[0, 0, 4, 4] = 1
+    assert data.resize(dot, 2)[0, 0, 1, 1] > 0

@@ -6,8 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import variants
-from helpers.networks import NETWORKS, ResNet9, build_model, resnet9, whiten
+from helpers.networks import (
+    NETWORKS,
+    ResNet9,
+    build_model,
+    first_blocks,
+    grow,
+    resnet9,
+    whiten,
+)
 from helpers.resnet import BasicBlock
+from helpers.training import set_seed
 
 
 def parameters(model: nn.Module) -> int:
@@ -125,3 +134,33 @@ def test_resnet9_passes_half_of_its_channels_on():
         x = torch.randn(2, channels, 8, 8)
         torch.testing.assert_close(stage[0](x)[:, :channels], x)
         assert stage[0](x)[:, channels:].std() > 0.1
+
+
+# --- the shallow network within a deep one
+
+
+def test_the_first_blocks_of_resnet50_are_a_resnet14_that_shares_its_parameters():
+    model = build_model("resnet50")
+    part = first_blocks(model)
+    assert list(part.state_dict()) == list(build_model("resnet14").state_dict())
+    assert all(parameter is model.get_parameter(n) for n, parameter in part.named_parameters())
+    assert len(model.layer1) == 3  # the whole network is still whole
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet50"])
+def test_blocks_that_join_with_gamma_0_change_nothing(name):
+    set_seed(0)
+    model = build_model(name).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        before = first_blocks(model)(images)
+        grow(model, gamma=0.0)
+        assert torch.equal(model(images), before)
+        grow(model, gamma=1.0)
+        assert not torch.allclose(model(images), before)
+
+
+@pytest.mark.parametrize("name", ["plain20", "plain50", "resnet9", "resnet14"])
+def test_a_network_without_blocks_to_leave_out_says_so(name):
+    with pytest.raises(ValueError, match="no residual blocks to be left out"):
+        first_blocks(build_model(name))

@@ -1,12 +1,15 @@
 """What the machine is asked for, and what is said of it."""
 
+import copy
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from helpers import system
+from helpers.resnet import resnet50
 
 
 def test_devices():
@@ -75,3 +78,62 @@ def test_the_waiting_policy_is_the_environments(monkeypatch, policy, spins, expe
         if value:
             monkeypatch.setenv(name, value)
     assert system.waiting_policy() == expected
+
+
+# --- convolutions as matrix products
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel, size", [(1, (6, 6)), (1, (5, 7)), (3, (6, 6)), (3, (5, 7))])
+def test_products_are_the_convolution(kernel, size, stride):
+    torch.manual_seed(0)
+    channels = (256, 1024) if kernel == 1 else (256, 8)
+    options = {"stride": stride, "padding": kernel // 2, "bias": False, "dtype": torch.float64}
+    ours = nn.Conv2d(*channels, kernel, **options).to(memory_format=torch.channels_last)
+    theirs = copy.deepcopy(ours)
+    system.use_products(ours)
+    assert type(ours) is system.ProductConv2d and type(theirs) is nn.Conv2d
+    x = torch.randn(3, 256, *size, dtype=torch.float64).to(memory_format=torch.channels_last)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    outputs = [conv(image) for conv, image in zip((ours, theirs), inputs)]
+    assert torch.allclose(*outputs)
+    assert outputs[0].is_contiguous(memory_format=torch.channels_last)
+    weights = torch.randn_like(outputs[0])
+    for output in outputs:
+        (output * weights).sum().backward()
+    assert torch.allclose(inputs[0].grad, inputs[1].grad)
+    assert torch.allclose(ours.weight.grad, theirs.weight.grad)
+
+
+def test_products_work_under_autocast_and_without_a_gradient_of_the_input():
+    conv = nn.Conv2d(256, 4, 3, padding=1, bias=False)
+    system.use_products(conv)
+    with system.make_autocast("bfloat16", torch.device("cpu")):
+        output = conv(torch.ones(2, 256, 4, 4))
+    output.sum().backward()
+    assert output.dtype == torch.bfloat16 and conv.weight.grad.dtype == torch.float32
+    taps = torch.tensor([[9.0, 12.0, 9.0], [12.0, 16.0, 12.0], [9.0, 12.0, 9.0]])
+    assert torch.equal(conv.weight.grad[0, 0], 2 * taps)  # a tap at a corner sees 9 of 16 pixels
+
+
+def test_only_deep_convolutions_become_products():
+    model = resnet50()
+    names = set(model.state_dict())
+    system.use_products(model)
+    found = [n for n, part in model.named_modules() if type(part) is system.ProductConv2d]
+    assert set(model.state_dict()) == names
+    assert "layer4.0.conv2" in found and "layer3.1.conv3" in found
+    assert not any(name.startswith(("conv1", "layer1", "layer2")) for name in found)
+
+
+def test_products_are_chosen_on_a_cpu_in_bfloat16_by_a_clock(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert system.resolve_products("on", gpu, "float32") == "on"
+    assert system.resolve_products("auto", cpu, "float32") == "off"
+    assert system.resolve_products("auto", gpu, "bfloat16") == "off"
+    for cost, expected in ((0.5, "on"), (1.0, "off")):
+        system.products_pay.cache_clear()
+        ticks = iter([0.0, 1.0, 0.0, cost] * 6)
+        monkeypatch.setattr(system.time, "perf_counter", ticks.__next__)
+        assert system.resolve_products("auto", cpu, "bfloat16") == expected
+    system.products_pay.cache_clear()

@@ -17,8 +17,9 @@ from helpers import training
 from helpers.data import Split
 from helpers.datasets.shapes import make_shapes
 from helpers.recipes import RECIPES
-from helpers.resnet import resnet20
+from helpers.resnet import plain20, resnet20
 from helpers.training import TrainConfig, epoch_batches, fit, lr_factor, set_seed, train_one_epoch
+from helpers.variants import small
 
 # --- the schedule
 
@@ -376,7 +377,7 @@ def test_a_resumed_run_ends_with_the_same_bits(shapes, tmp_path, config):
 
     def run(checkpoint=None, on_epoch=None):
         set_seed(config.seed)
-        model = small_net()
+        model = small(14) if config.grow else small_net()
         return model, fit(model, shapes, config, checkpoint, on_epoch, progress=False)
 
     def stop(model, row):
@@ -598,3 +599,78 @@ def test_a_batchnorm_that_learns_or_has_nothing_to_learn_follows_the_data(shapes
 def test_everything_frozen_is_one_clear_error(shapes):
     with pytest.raises(ValueError, match="every parameter is frozen"):
         fit(resnet20().requires_grad_(False), shapes, CONFIG, progress=False)
+
+
+# --- small images first, inner blocks later
+
+
+def test_sizes_are_read_as_written():
+    config = TrainConfig(epochs=14, sizes="16 24@0.79 32@0.93")
+    sizes = [training.image_size(config, epoch) for epoch in range(14)]
+    assert sizes == 11 * [16] + 2 * [24] + [32]
+    assert training.image_size(TrainConfig(), 0) is None
+    assert [training.first_epoch(0.55, TrainConfig(epochs=20))] == [11]  # not 11.000000000000002
+
+
+@pytest.mark.parametrize("sizes", ["16@0.5", "16 24@1", "16 24@x", "big", "16 32@0.6 24@0.3", "0"])
+def test_sizes_that_cannot_be_read_are_refused(sizes):
+    with pytest.raises(ValueError, match="sizes .* cannot be read"):
+        TrainConfig(sizes=sizes)
+
+
+def test_the_network_sees_the_sizes_and_is_validated_at_them(shapes):
+    seen, model = [], small_net()
+    model.register_forward_hook(lambda m, inputs, out: seen.append((m.training, *inputs[0].shape)))
+    config = dataclasses.replace(CONFIG, sizes="16 32@0.5")
+    history = fit(model, shapes, config, progress=False)
+    assert [row["size"] for row in history] == [16, 32]
+    first = seen[1 : 1 + len(seen) // 2]  # after the check of the outputs
+    assert {shape[-1] for shape in first} == {16} and {shape[0] for shape in first} == {True, False}
+    assert {shape[-1] for shape in seen[-2:]} == {32}
+
+
+GROWING = dataclasses.replace(
+    CONFIG, epochs=4, batch_size=32, sizes="8 16@0.5", grow=0.5, ema=0.5, products="on"
+)
+
+
+def run_growing(shapes, checkpoint=None, on_epoch=None):
+    set_seed(0)
+    model = small(14)
+    fit(model, shapes, GROWING, checkpoint, on_epoch, progress=False)
+    return model
+
+
+def test_inner_blocks_sleep_until_they_join_and_then_learn(shapes):
+    shapes = dataclasses.replace(shapes, train=shapes.train[:96], val=shapes.val[:10])
+    set_seed(0)
+    model = small(14)
+    weight, lengths = model.layer1[1].conv1.weight, []
+    inner = [weight.detach().clone()]
+
+    def note(network, row):
+        lengths.append(len(network.layer1))
+        inner.append(weight.detach().clone())
+
+    fit(model, shapes, GROWING, on_epoch=note, progress=False)
+    assert lengths == [1, 1, 2, 2]  # of the network that is evaluated
+    changed = [not torch.equal(one, other) for one, other in zip(inner, inner[1:])]
+    assert changed == [False, False, True, True]
+
+
+@pytest.mark.parametrize("stopped_in", [1, 2, 3, 4])
+def test_a_growing_run_resumes_with_the_same_bits(shapes, tmp_path, stopped_in):
+    shapes = dataclasses.replace(shapes, train=shapes.train[:96], val=shapes.val[:10])
+
+    def stop(network, row):
+        if row["epoch"] == stopped_in:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_growing(shapes, tmp_path / "checkpoint.pt", stop)
+    assert equal(run_growing(shapes, tmp_path / "checkpoint.pt"), run_growing(shapes))
+
+
+def test_a_plain_network_cannot_be_grown(shapes):
+    with pytest.raises(ValueError, match="no residual blocks to be left out"):
+        fit(plain20(), shapes, dataclasses.replace(CONFIG, grow=0.5), progress=False)
