@@ -1,6 +1,6 @@
-# make lab           opens JupyterLab
+# make lab           opens JupyterLab on README, which lists the lessons
 # make run           executes every lesson into build/ and prints the results
-# make html          the course as pages in build/site
+# make html          the course as a site in build/site, with search; installs docs/requirements.txt
 # make test          everything that CI checks, in two processes (JOBS=4: in four)
 # make test-long     the slow checks too
 # make refresh       executes the lessons in place: their stored outputs
@@ -24,6 +24,7 @@ JOBS ?= 2
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PY := $(BIN)/python
 READY := $(VENV)/ready
+SITE_READY := $(VENV)/ready-for-html
 PIP := $(PY) -m pip install --disable-pip-version-check
 TESTS := $(PY) -m pytest -n $(JOBS) --dist loadfile
 
@@ -49,6 +50,10 @@ $(READY): requirements.txt
 	$(PIP) --progress-bar off -r requirements.txt
 	@$(PY) -c "open('$(READY)', 'w').close()"
 
+$(SITE_READY): docs/requirements.txt $(READY)
+	$(PIP) --progress-bar off -r docs/requirements.txt
+	@$(PY) -c "open('$(SITE_READY)', 'w').close()"
+
 run: $(READY)
 	$(PY) tools/run_lessons.py run
 
@@ -64,7 +69,7 @@ mutants: $(READY)
 	$(PY) tools/mutants.py
 
 lab: $(READY)
-	$(PY) -m jupyter lab notebooks/01_residual_learning.ipynb
+	$(PY) -m jupyter lab --LabApp.default_url="/lab/tree/README.md?factory=Markdown%20Preview"
 
 refresh: $(READY)
 	$(PY) tools/run_lessons.py refresh
@@ -78,10 +83,11 @@ exercises: $(READY)
 bench: $(READY)
 	$(PY) tools/bench.py
 
-html: $(READY)
-	$(PY) tools/build_site.py $(SLUG)
+html: $(SITE_READY)
+	$(PY) -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
+	@echo "The site is in build/site: open build/site/index.html"
 
-test-browser: $(READY)
+test-browser: $(SITE_READY)
 	$(PY) -m pytest -rs tests/support/browser.py -p no:nbval --override-ini=addopts=
 
 images: $(READY)

@@ -5,9 +5,11 @@ import importlib
 import json
 import os
 import platform
+import re
 import subprocess
 import zipfile
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 
 from helpers import distributed
 from helpers.data import Dataset
-from helpers.evaluation import evaluate
+from helpers.evaluation import difference, evaluate
 from helpers.networks import build_model
 from helpers.system import processor_name, waiting_policy
 from helpers.training import TrainConfig
@@ -193,6 +195,79 @@ def read_run(name: str | Path) -> dict:
         module = importlib.import_module(f"helpers.datasets.{run['metrics']['dataset']}")
         run["metrics"]["classes"] = list(module.CLASSES)
     return run
+
+
+def read_seeds(name: str) -> list[dict]:
+    """The runs `name`-seed0, `name`-seed1, … of results/ and runs/, in the order of their seeds.
+
+    A run that is called `name` alone counts, and of two with one seed that in results/. Raises
+    FileNotFoundError if there is none and ValueError if they differ in another setting.
+    """
+    found = {}
+    for folder in [*RUNS.glob(f"{name}*"), *RESULTS.glob(f"{name}*")]:
+        ending = folder.name.removeprefix(name)
+        if re.fullmatch(r"(-seed\d+)?", ending) and (folder / "metrics.json").is_file():
+            run = read_run(folder)
+            found[run["config"]["seed"]] = run
+    if not found:
+        raise FileNotFoundError(f"no finished run is called {name} or {name}-seed0, …")
+    runs = [found[seed] for seed in sorted(found)]
+    differing = differing_settings(runs)
+    if differing:
+        raise ValueError(f"the runs {name}-seed… are not of one arm: they differ in {differing}")
+    return runs
+
+
+def differing_settings(runs: Sequence[dict]) -> list[str]:
+    """The settings in which runs differ, apart from the seed and the recipe's name."""
+    names = [name for name in runs[0]["config"] if name not in ("seed", "recipe")]
+    return [name for name in names if len({str(run["config"][name]) for run in runs}) > 1]
+
+
+def right_answers(name: str, split: str = "val") -> list[Tensor]:
+    """For each seed of `name`, which images of "val" or "test" the network got right, (N,) bool."""
+    answers = []
+    for run in read_seeds(name):
+        predictions = run.get(f"{split}_predictions")  # of a slim record
+        if predictions is None:
+            predictions = run[f"{split}_logits"].argmax(dim=1)
+        answers.append(predictions == run[f"{split}_labels"])
+    return answers
+
+
+def compare(names: Sequence[str], split: str = "val") -> pd.DataFrame:
+    """A row for each arm (runs that differ in their seed): accuracy, and difference to the first.
+
+    Columns say in which settings the arms differ. Accuracies are means over seeds ± sd, in percent;
+    differences are in points, with the 95 % interval of `evaluation.difference`. "training" is
+    counted while the last epoch runs, on augmented images.
+    """
+    arms = {name: read_seeds(name) for name in names}
+    differing = differing_settings([runs[0] for runs in arms.values()])
+    title = {"val": "validation", "test": "test"}[split]
+    rows = []
+    for name, runs in arms.items():
+        answers = right_answers(name, split)
+        training = [100 * run["history"].train_accuracy.iloc[-1] for run in runs]
+        row = {"arm": name} | {setting: runs[0]["config"][setting] for setting in differing}
+        row |= {"n": len(runs), "training (%)": mean_and_sd(training)}
+        accuracies = [100 * right.double().mean().item() for right in answers]
+        row[f"{title} (%)"] = mean_and_sd(accuracies)
+        row["difference"] = row["95 % interval"] = ""
+        if name != names[0]:
+            found = difference(answers, right_answers(names[0], split))
+            row["difference"] = f"{100 * found.value:+.2f}"
+            row["95 % interval"] = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+            if found.test_sampling_only:
+                row["95 % interval"] += " (test sampling only)"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("arm")
+
+
+def mean_and_sd(values: Sequence[float]) -> str:
+    """As in "77.69 ± 0.27"; of a single value itself."""
+    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
 
 
 def load_model(name: str | Path) -> nn.Module:

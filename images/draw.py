@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from helpers.inspection import summarize  # noqa: E402
 from helpers.plotting import PLAIN, RESIDUAL  # noqa: E402
+from helpers.records import read_run  # noqa: E402
 from helpers.resnet import BasicBlock, Bottleneck, resnet50  # noqa: E402
 
 INK, GREY = "#222222", "#5f5f5f"
@@ -312,9 +313,52 @@ def nested_functions() -> None:
     save(ax, "nested_functions")
 
 
+def degradation() -> None:
+    """README's figure: a residual block, and the training error of four recorded networks."""
+    ax = canvas(11.4, 4.5)
+    x, w, h = 1.75, 2.1, 0.52
+    text(ax, x + 0.35, 4.25, "a residual block", size=16, weight="bold")
+    arrow(ax, (x, 3.95), (x, 3.13))
+    box(ax, x, 2.87, w, h, "3×3 conv, BN, ReLU")
+    arrow(ax, (x, 2.61), (x, 2.25))
+    box(ax, x, 1.99, w, h, "3×3 conv, BN")
+    arrow(ax, (x, 1.73), (x, 1.33))
+    plus(ax, x, 1.13)
+    arrow(ax, (x, 0.93), (x, 0.25))
+    arrow(ax, (x, 3.5), (x + 1.45, 3.5), (x + 1.45, 1.13), (x + 0.2, 1.13), color=RESIDUAL, lw=3)
+    text(ax, x + 1.57, 2.43, "shortcut", color=RESIDUAL, size=15, ha="left")
+    text(ax, x - 0.25, 3.72, "$\\mathbf{x}$", size=18)
+    text(ax, x - 0.85, 1.5, "$F(\\mathbf{x})$", size=16)
+    text(ax, x + 0.85, 0.6, "$F(\\mathbf{x}) + \\mathbf{x}$", color=RESIDUAL, size=16)
+
+    left, bottom, width, height = 5.05, 0.72, 4.15, 3.3
+    panel = ax.figure.add_axes((left / 11.4, bottom / 4.5, width / 11.4, height / 4.5))
+    text(ax, left + width / 2, 4.25, "training error on CIFAR-10", size=16, weight="bold")
+    curves = [
+        ("plain44", "plain, 44 layers", PLAIN, "-", 0),
+        ("plain20", "plain, 20 layers", PLAIN, "--", 3.4),
+        ("resnet20", "residual, 20 layers", RESIDUAL, "--", 0.9),
+        ("resnet44", "residual, 44 layers", RESIDUAL, "-", -2.9),
+    ]  # the last number moves a label up, so that labels do not overlap
+    for network, words, color, style, shift in curves:
+        history = read_run(f"cifar10-{network}")["history"]
+        error = 100 * (1 - history.train_accuracy)
+        panel.plot(history.epoch, error, style, color=color, lw=2.6)
+        place = (history.epoch.iloc[-1] + 0.3, error.iloc[-1] + shift)
+        panel.annotate(words, place, color=color, fontsize=13, va="center", annotation_clip=False)
+    panel.set(xlim=(1, 15), ylim=(0, 80))
+    panel.set_xlabel("epoch", fontsize=13)
+    panel.set_ylabel("training error (%)", fontsize=13)
+    panel.tick_params(labelsize=12)
+    panel.grid(color="#dddddd")
+    panel.spines[["top", "right"]].set_visible(False)
+    save(ax, "degradation")
+
+
 if __name__ == "__main__":
     drawings = (
-        residual_block, plain_vs_residual, nested_functions, bottleneck, architecture, stems
+        residual_block, plain_vs_residual, nested_functions, bottleneck, architecture, stems,
+        degradation,
     )
     for draw in drawings:
         draw()

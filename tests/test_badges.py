@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from tools import badges
-from tools.release_exercises import student_copy
+from tools.release_exercises import SOLUTIONS, student_copy
 from tools.run_lessons import LESSONS, ROOT
 
 NOTEBOOKS = badges.notebooks()
@@ -56,6 +56,8 @@ def test_readme_links_each_lesson_in_colab():
 @pytest.fixture
 def copy(tmp_path) -> Path:
     """A few of the files that `make badges` may change, elsewhere."""
+    if not SOLUTIONS:
+        pytest.skip("this copy has no notebooks/solutions")
     for folder in (".", "solutions", "exercises"):
         name = Path("notebooks") / folder / "02_building_resnet50.ipynb"
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

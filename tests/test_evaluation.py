@@ -1,15 +1,21 @@
-"""helpers.evaluation against NumPy; lesson 05's calibration against scikit-learn and SciPy."""
+"""helpers.evaluation against NumPy and SciPy; lesson 05's calibration against scikit-learn."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from from_notebook import definitions
+from scipy import stats
 from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from torch import nn
 
-from helpers.evaluation import evaluate, predict, train_mode
+from helpers.evaluation import difference, evaluate, predict, train_mode
+from helpers.records import compare
 from helpers.resnet import resnet20
+
+ROOT = Path(__file__).resolve().parents[1]
 
 LESSON = definitions(
     "05_evaluation", "evaluate", "reliability", "calibration_error", "fit_temperature"
@@ -90,6 +96,111 @@ def test_train_mode_leaves_frozen_batchnorm_alone():
     assert all(module.training for module in model.modules())
 
 
+# --- the rule of evidence
+
+
+def expected_interval(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
+    """Value and interval of rows of 0 and 1, one per seed: SciPy's Welch interval for the seeds."""
+    per_image = ours.mean(axis=0) - theirs.mean(axis=0)
+    sampling = 1.96 * stats.sem(per_image)
+    welch = stats.ttest_ind(ours.mean(axis=1), theirs.mean(axis=1), equal_var=False)
+    low, high = welch.confidence_interval(0.95)
+    margin = np.sqrt(sampling**2 + ((high - low) / 2) ** 2)
+    return per_image.mean(), per_image.mean() - margin, per_image.mean() + margin
+
+
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 3), (3, 5), (2, 7)])
+def test_difference_against_scipy(seeds):
+    random = np.random.RandomState(0)
+    skill = random.uniform(0.3, 0.95, 400)
+    ours = random.uniform(size=(seeds[0], 400)) < skill + random.normal(0, 0.05, (seeds[0], 1))
+    theirs = random.uniform(size=(seeds[1], 400)) < skill - 0.05
+    found = difference(list(torch.from_numpy(ours)), list(torch.from_numpy(theirs)))
+    expected = expected_interval(ours.astype(float), theirs.astype(float))
+    assert (found.value, found.low, found.high) == pytest.approx(expected, rel=1e-6)
+    assert found.seeds == seeds and not found.test_sampling_only
+    back = difference(list(torch.from_numpy(theirs)), list(torch.from_numpy(ours)))
+    assert (-back.value, -back.high, -back.low) == pytest.approx(expected, rel=1e-6)
+
+
+def test_difference_of_lesson_07s_records_against_scipy():
+    """From the stored files, without helpers.records: the tables that the lesson shows."""
+    pairs = [
+        ("resnet20-C", "resnet20"),
+        ("plain32", "plain20"),
+        ("bottleneck11", "bottleneck11-v1"),
+    ]
+    for pair in pairs:
+        arms = []
+        for name in pair:
+            rows = []
+            for seed in range(3):
+                folder = ROOT / "results" / f"ablation-{name}-seed{seed}"
+                stored = np.load(folder / "val_predictions.npz")
+                rows.append(stored["predictions"] == stored["labels"])
+            arms.append(np.array(rows, dtype=float))
+        value, low, high = expected_interval(*arms)
+        row = compare([f"ablation-{pair[1]}", f"ablation-{pair[0]}"]).iloc[1]
+        assert row["difference"] == f"{100 * value:+.2f}"
+        assert row["95 % interval"] == f"{100 * low:+.2f} to {100 * high:+.2f}"
+
+
+def test_difference_of_single_seeds_says_so():
+    ours, theirs = torch.tensor([1, 1, 1, 0]).bool(), torch.tensor([1, 0, 0, 0]).bool()
+    margin = 1.96 * np.std([0, 1, 1, 0], ddof=1) / 2
+    for others in ([theirs], [theirs, theirs]):
+        found = difference([ours], others)
+        assert found.test_sampling_only and "test sampling only" in str(found)
+        bounds = (found.value, found.low, found.high)
+        assert bounds == pytest.approx((0.5, 0.5 - margin, 0.5 + margin))
+    assert str(difference([ours], [theirs])).endswith("(n = 1, test sampling only)")
+    assert "(n = (1, 2), test sampling only)" in str(found)
+    text = str(difference([ours, ours], [theirs, theirs]))  # seeds that agree add nothing
+    assert text.startswith("+50.00 points, 95 % interval ") and text.endswith("(n = 2)")
+
+
+@pytest.mark.parametrize("ours, theirs", [([], [10]), ([10], []), ([10], [9]), ([10, 9], [10, 10])])
+def test_difference_refuses_what_does_not_fit(ours, theirs):
+    ours, theirs = ([torch.ones(n).bool() for n in lengths] for lengths in (ours, theirs))
+    with pytest.raises(ValueError, match="one .N,. tensor per seed"):
+        difference(ours, theirs)
+
+
+def coverage(spread: float, seeds: int, comparisons: int = 600, images: int = 500) -> float:
+    """How often the interval holds the true difference: seeds and images are drawn anew each time.
+
+    An image is easy or hard (`skill`), a seed good or bad by `spread` (sd of the accuracy).
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.rand(*shape, generator=generator)
+
+    covered = 0
+    for _ in range(comparisons):
+        skill = 0.25 + 0.5 * draw(images)
+        luck = spread * torch.randn(2, seeds, 1, generator=generator)
+        ours = draw(seeds, images) < skill + 0.04 + luck[0].clamp(-0.2, 0.2)
+        theirs = draw(seeds, images) < skill + luck[1].clamp(-0.2, 0.2)
+        found = difference(list(ours), list(theirs))
+        covered += found.low <= 0.04 <= found.high
+    return covered / comparisons
+
+
+@pytest.mark.parametrize("seeds, spread", [(2, 0.05), (3, 0.0), (3, 0.05), (8, 0.05)])
+def test_the_interval_covers_the_truth(seeds, spread):
+    """At least in 95 of 100 cases, within chance: it errs on the wide side.
+
+    (A seed's luck on single images is in both parts.)
+    """
+    assert coverage(spread, seeds) > 0.93
+
+
+def test_single_seeds_cover_less():
+    """The label is needed: without the spread between seeds the interval is too narrow."""
+    assert coverage(0.05, 1) < 0.8
+
+
 # --- calibration
 
 
@@ -111,7 +222,7 @@ def test_reliability_against_scikit_learn(overconfident, bins):
     table = LESSON.reliability(logits, labels, bins)
     np.testing.assert_allclose(table.accuracy, accuracy)
     np.testing.assert_allclose(table.confidence, mean_confidence)
-    assert table.pictures.sum() == 20_000
+    assert table.images.sum() == 20_000
 
 
 @pytest.mark.parametrize("bins", [1, 15, 40])

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbgrader.apps import NbGraderAPI
 from traitlets.config import Config
+from wrong_answers.kinds import KINDS, RECORDER, kinds_of, of_kind
 
 from helpers.checks.engine import CheckFailed
 from tools.release_exercises import SOLUTIONS, STUDENTS, student_copy
@@ -21,6 +22,9 @@ if not SOLUTIONS:
     pytest.skip("this copy has no notebooks/solutions", allow_module_level=True)
 
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4) for path in SOLUTIONS}
+
+
+NUMBER = r"\d+\.\d+|D\d+"  # 3.2, or D2 for a deviation
 
 
 def graded(notebook) -> dict[str, nbformat.NotebookNode]:
@@ -35,7 +39,7 @@ def numbers(notebook) -> dict[str, str]:
     """The exercises that have a check, with the number of their section."""
     found, number = {}, ""
     for cell in notebook.cells:
-        heading = re.match(r"## (\d+\.\d+) ", cell.source)
+        heading = re.match(rf"## ({NUMBER}) ", cell.source)
         if heading:
             number = heading[1]
         kind, _, name = cell.metadata.get("nbgrader", {}).get("grade_id", "").partition("-")
@@ -52,6 +56,8 @@ def wrong_answers(stem: str) -> dict[str, list[tuple]]:
 
 EXERCISES = [(stem, name) for stem, notebook in NOTEBOOKS.items() for name in numbers(notebook)]
 WRONG = {stem: wrong_answers(stem) for stem in NOTEBOOKS}
+GRADED = "02_building_resnet50"  # the notebook that nbgrader grades below
+SEEDS = 20
 
 
 class Session:
@@ -69,14 +75,20 @@ class Session:
                 self.before[grade_id.removeprefix("solution-")] = dict(state)
                 exec(compile(cell.source, f"<{grade_id}>", "exec"), state)
 
-    def check(self, name: str, answer: str | None = None) -> None:
-        """Runs an answer (default: the solution) and its check."""
+    def check(self, name: str, answer: str | None = None, seed: int | None = None) -> dict:
+        """Runs an answer (default: the solution) and its check, and returns the names it made."""
         state = dict(self.before[name])
         source = self.cells[f"solution-{name}"].source if answer is None else answer
         lines = source.splitlines(keepends=True)
         linecache.cache[f"<{name}>"] = (len(source), None, lines, f"<{name}>")  # as IPython does
         exec(compile(source, f"<{name}>", "exec"), state)
-        exec(self.cells[f"check-{name}"].source, state)
+        check = self.cells[f"check-{name}"].source
+        exec(check if seed is None else re.sub(r"\)$", f", seed={seed})", check), state)
+        return state
+
+    def answer(self, name: str) -> str:
+        """What the check is called with: the name of a function or class, or two."""
+        return re.search(r"\((.*)\)$", self.cells[f"check-{name}"].source)[1]
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +127,10 @@ def wrong_answer(solution: str, entry: tuple) -> tuple[str, list[str]]:
 def test_each_exercise_is_complete(stem):
     notebook = NOTEBOOKS[stem]
     cells = graded(notebook)
-    sections = [cell.source for cell in notebook.cells if re.match(r"## \d+\.\d+ ", cell.source)]
+    sections = [cell.source for cell in notebook.cells if re.match(rf"## ({NUMBER}) ", cell.source)]
     found = numbers(notebook)
-    chapter = sections[0].removeprefix("## ").split(".")[0]
-    assert list(found.values()) == [f"{chapter}.{i + 1}" for i in range(len(sections))]
+    chapter = re.match(r"## (\d+\.|D)", sections[0])[1]
+    assert list(found.values()) == [f"{chapter}{i + 1}" for i in range(len(sections))]
     for name in found:
         assert {f"solution-{name}", f"words-{name}"} <= set(cells), name
     stated = [int(re.search(r"\*\*Points:\*\* (\d+)", section)[1]) for section in sections]
@@ -155,6 +167,26 @@ def test_solution_passes(session, stem, name, capsys):
 
 
 @pytest.mark.parametrize(("stem", "name"), EXERCISES)
+def test_solution_passes_whatever_is_drawn(session, stem, name):
+    for seed in range(SEEDS):
+        session(stem).check(name, seed=seed)
+
+
+@pytest.mark.parametrize(("stem", "name"), EXERCISES)
+def test_every_run_draws_new_cases(session, stem, name):
+    """Another seed draws other cases, the same seed the same ones; without one it is another."""
+    called = session(stem).answer(name).split(", ")[-1]
+    answer = session(stem).cells[f"solution-{name}"].source + RECORDER.format(name=called)
+
+    def drawn(seed=None):
+        return session(stem).check(name, answer, seed)["drawn"]
+
+    first = drawn(1)
+    assert first == drawn(1) != drawn(2)
+    assert drawn() != drawn()
+
+
+@pytest.mark.parametrize(("stem", "name"), EXERCISES)
 def test_untouched_stub_is_told_so(session, stem, name):
     copy = nbformat.read(STUDENTS / f"{stem}.ipynb", as_version=4)
     stub = graded(copy)[f"solution-{name}"].source
@@ -178,7 +210,32 @@ def test_wrong_answer_gets_the_right_diagnosis(session, stem, name, entry):
         session(stem).check(name, answer)
     message = str(failure.value)
     assert all(word in message for word in words), message
-    assert len(message.splitlines()) <= 3 and "Error" not in message.split(":")[0]
+    assert len(message.splitlines()) <= 4 and "Error" not in message.split(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "kind"),
+    [(stem, name, kind) for stem, name in EXERCISES for kind in kinds_of(name)],
+)
+def test_wrong_answers_of_each_kind_are_refused(session, stem, name, kind):
+    solution = session(stem).cells[f"solution-{name}"].source
+    answer = of_kind(kind, solution, session(stem).answer(name))
+    _, word = KINDS[kind]
+    with pytest.raises(CheckFailed) as failure:
+        session(stem).check(name, answer)
+    assert word in str(failure.value)
+
+
+def test_a_message_says_how_to_repeat_its_cases(session):
+    """With the seed that it names the check fails in the same way."""
+    solution = session(GRADED).cells["solution-conv-cost"].source
+    answer, _ = wrong_answer(solution, WRONG[GRADED]["conv-cost"][-1])
+    with pytest.raises(CheckFailed) as first:
+        session(GRADED).check("conv-cost", answer)
+    seed = int(re.search(r"checks\.check_conv_cost\(…, seed=(\d+)\)", str(first.value))[1])
+    with pytest.raises(CheckFailed) as second:
+        session(GRADED).check("conv-cost", answer, seed)
+    assert str(first.value) == str(second.value)
 
 
 @pytest.mark.parametrize(("stem", "name"), EXERCISES)
@@ -188,7 +245,6 @@ def test_every_check_refuses_three_wrong_answers(stem, name):
 
 # --- nbgrader, end to end
 
-GRADED = "02_building_resnet50"
 # student: (exercises solved, exercises answered wrongly, points given for answers in words)
 SUBMISSIONS = {
     "all": (None, {}, {}),

@@ -2,19 +2,43 @@
 differences and networks taken apart by hand."""
 
 import copy
+import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from from_notebook import definitions
+from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.inspection import block_names, capture, summarize
 from helpers.networks import NETWORKS, resnet9
-from helpers.resnet import Bottleneck, make_stage, plain20, plain32, resnet18, resnet20, resnet50
+from helpers.resnet import (
+    Bottleneck,
+    ResNet,
+    make_stage,
+    plain20,
+    plain32,
+    resnet18,
+    resnet20,
+    resnet50,
+)
+from tools import inspect_run
 
-LESSON = definitions("06_inside_the_network", "receptive_field", "grad_cam", "drop_blocks")
+LESSON = definitions(
+    "06_inside_the_network",
+    "receptive_field",
+    "grad_cam",
+    "without_branch",
+    "drop_blocks",
+    "refreshed",
+    "change_ratio",
+    "half_width",
+    "rank_correlation",
+    "correlation_interval",
+)
 
 CASES = [
     (lambda: resnet50(10, stem="cifar"), (3, 32, 32)),
@@ -178,41 +202,51 @@ def measured_fields(model: nn.Module, parts: list[str], pixels: int = 129) -> li
 @pytest.mark.parametrize("make", [resnet20, plain20])
 def test_receptive_field_by_brute_force(make):
     model = make()
-    table = LESSON.receptive_field(model)
-    assert list(table.index) == ["conv1", "layer1", "layer2", "layer3"]
-    assert table.step.tolist() == [1, 1, 2, 4]
-    assert table["size"].tolist() == measured_fields(model, list(table.index))
+    fields = LESSON.receptive_field(model)
+    assert list(fields) == ["conv1", "layer1", "layer2", "layer3"]
+    assert [step for _, step in fields.values()] == [1, 1, 2, 4]
+    assert [size for size, _ in fields.values()] == measured_fields(model, list(fields))
 
 
 class Pooled(nn.Module):
-    """A stem with pooling, as for ImageNet, a dilated convolution, a bottleneck with projection."""
+    """A stem with pooling, as for ImageNet, and bottlenecks with a projection."""
 
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 4, 7, stride=2, padding=3)
         self.maxpool = nn.AvgPool2d(3, 2, 1)
-        self.wide = nn.Conv2d(4, 4, 3, dilation=3, padding=3)
         self.layer1 = make_stage(Bottleneck, 4, 2, 2, 2)
 
     def forward(self, x):
-        return self.layer1(self.wide(self.maxpool(self.conv1(x))))
+        return self.layer1(self.maxpool(self.conv1(x)))
 
 
-def test_receptive_field_with_pooling_dilation_and_bottlenecks():
+def test_receptive_field_with_pooling_and_bottlenecks():
     by_average = Pooled()  # a maximum would pass the gradient of one pixel only
     by_maximum = copy.deepcopy(by_average)
     by_maximum.maxpool = nn.MaxPool2d(3, 2, 1)
-    table = LESSON.receptive_field(by_maximum)
-    assert table["size"].tolist() == measured_fields(by_average, list(table.index))
-    assert table.step.tolist() == [2, 4, 4, 8]
+    fields = LESSON.receptive_field(by_maximum)
+    assert [size for size, _ in fields.values()] == measured_fields(by_average, list(fields))
+    assert [step for _, step in fields.values()] == [2, 4, 8]
 
 
 def test_receptive_field_of_resnet50_by_hand():
-    sizes = LESSON.receptive_field(resnet50(1000, stem="imagenet"))["size"].to_dict()
     # e.g. layer1: 11 + three 3×3 convolutions at steps of 4 pixels, 2 · 4 each
-    assert sizes == {
-        "conv1": 7, "maxpool": 11, "layer1": 35, "layer2": 91, "layer3": 267, "layer4": 427
+    assert LESSON.receptive_field(resnet50(1000, stem="imagenet")) == {
+        "conv1": (7, 2), "maxpool": (11, 4), "layer1": (35, 4), "layer2": (91, 8),
+        "layer3": (267, 16), "layer4": (427, 32),
     }  # fmt: skip
+    # 1 + 2 (stem), + 3 · 2; + 2, + 3 · 4; + 4, + 5 · 8; + 8, + 2 · 16
+    assert LESSON.receptive_field(resnet50()) == {
+        "conv1": (3, 1), "layer1": (9, 1), "layer2": (23, 2), "layer3": (67, 4), "layer4": (107, 8),
+    }  # fmt: skip
+
+
+def test_half_width_of_an_even_weight_and_of_one_pixel():
+    assert LESSON.half_width(torch.ones(81, 81)) == 59  # 57² is less than half of 81², 59² more
+    point = torch.zeros(9, 9)
+    point[4, 4] = 1
+    assert LESSON.half_width(point) == 1
 
 
 # --- lesson 06: Grad-CAM
@@ -279,7 +313,7 @@ def test_grad_cam_treats_each_image_alone_and_works_on_frozen_networks(tried):
 def test_grad_cam_wants_a_part_of_the_model_and_leaves_no_hook(tried):
     model, x, classes = tried
     other = copy.deepcopy(model)
-    with pytest.raises(ValueError, match="must be a part of `model`"):
+    with pytest.raises(IndexError):  # the layer did not run
         LESSON.grad_cam(model, other.layer3, x, classes)
     with pytest.raises(RuntimeError):
         LESSON.grad_cam(model, model.layer3, x[:, :1], classes)
@@ -314,16 +348,15 @@ def test_dropping_a_block_is_removing_the_module(tried, name):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["layer1", "l", "layer1.7", "conv1", ""])
+@pytest.mark.parametrize("name", ["layer1", "conv1", ""])
 def test_what_is_no_block_is_not_dropped(name):
-    message = f"'{name}' is no block that ends with a ReLU: choose from .'layer1.0'"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="only a block that ends with a ReLU"):
         LESSON.drop_blocks(resnet20(), [name])
 
 
 def test_a_preactivation_block_is_not_dropped():
     """It ends with the addition: with a ReLU in its place the network would be another one."""
-    with pytest.raises(ValueError, match="no block that ends with a ReLU"):
+    with pytest.raises(ValueError, match="only a block that ends with a ReLU"):
         LESSON.drop_blocks(NETWORKS["resnet20-preact"](), ["layer1.1"])
 
 
@@ -345,15 +378,11 @@ def test_a_dropped_block_that_changes_the_shape_keeps_its_shortcut(tried):
         torch.testing.assert_close(dropped(x), block.downsample(x).relu())
 
 
-def test_dropping_bottlenecks():
-    torch.manual_seed(4)
+def test_a_bottleneck_that_keeps_its_shape_is_dropped_without_a_trace():
     x = torch.rand(1, 256, 8, 8)
     for residual in (True, False):
-        model = resnet50(residual=residual).eval()
-        dropped = LESSON.drop_blocks(model, ["layer1.1"]).layer1[1]
+        dropped = LESSON.drop_blocks(resnet50(residual=residual), ["layer1.1"]).layer1[1]
         assert torch.equal(dropped(x), x)
-    plain = LESSON.drop_blocks(model, ["layer2.0"]).layer2[0]
-    assert torch.equal(plain(x), F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 256)))
 
 
 def test_a_residual_block_is_dropped_by_zero_gamma(tried):
@@ -366,3 +395,105 @@ def test_a_residual_block_is_dropped_by_zero_gamma(tried):
         nn.init.zeros_(silent.get_submodule(name).bn2.bias)
     dropped = LESSON.drop_blocks(model, names)
     torch.testing.assert_close(dropped(tried[1]), silent(tried[1]))
+
+
+# --- lesson 06: statistics, changes, correlations
+
+
+def test_refreshed_statistics_are_those_of_the_images(tried):
+    model, x, _ = tried
+    before = copy.deepcopy(model.state_dict())
+    anew = LESSON.refreshed(model, x)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert not any(part.training for part in anew.modules())
+    outputs = model.conv1(x)
+    torch.testing.assert_close(anew.bn1.running_mean, outputs.mean(dim=(0, 2, 3)))
+    torch.testing.assert_close(anew.bn1.running_var, outputs.var(dim=(0, 2, 3)))  # divided by n - 1
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, anew.get_parameter(name))
+
+
+def test_change_ratio_by_hand(tried):
+    torch.manual_seed(5)
+    for block, width in ((tried[0].layer1[1], 16), (tried[0].layer2[0], 16)):
+        x = torch.rand(3, width, 8, 8)
+        with torch.no_grad():
+            branch = block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x)))))
+            kept = x if block.downsample is None else block.downsample(x)
+        expected = [float(branch[i].norm() / kept[i].norm()) for i in range(3)]
+        torch.testing.assert_close(LESSON.change_ratio(block, x), torch.tensor(expected))
+    bottleneck = resnet50().eval().layer2[0]
+    x = torch.rand(2, 256, 8, 8)
+    with torch.no_grad():
+        kept = bottleneck.downsample(x)
+        bottleneck.relu = nn.Identity()  # then the output is the sum, but the branch is linear
+        branch = bottleneck(x) - kept
+        expected = branch.flatten(1).norm(dim=1) / kept.flatten(1).norm(dim=1)
+    torch.testing.assert_close(LESSON.change_ratio(bottleneck, x), expected)
+
+
+def test_rank_correlation_is_scipys():
+    torch.manual_seed(6)
+    one, other = torch.rand(4, 8, 8), torch.rand(4, 8, 8).round(decimals=1)  # with ties
+    expected = [stats.spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(one, other)]
+    assert LESSON.rank_correlation(one, other) == pytest.approx(sum(expected) / 4)
+
+
+@pytest.mark.parametrize(("rho", "n"), [(0.7, 9), (0.3, 21)])
+def test_the_interval_of_a_rank_correlation_by_simulation(rho, n):
+    """Of samples whose true correlation is at the interval's lower end, about 1 in 40 reaches ρ."""
+    low, high = LESSON.correlation_interval(rho, n)
+    assert -1 < low < rho < high < 1
+    random = np.random.RandomState(0)
+    for end, above in ((low, True), (high, False)):
+        pearson = 2 * math.sin(math.pi * end / 6)  # of the normal distribution with Spearman's ρ
+        x, noise = random.randn(4000, n), random.randn(4000, n)
+        y = pearson * x + math.sqrt(1 - pearson**2) * noise
+        ranks = [each.argsort(axis=1).argsort(axis=1) for each in (x, y)]
+        found = 1 - 6 * ((ranks[0] - ranks[1]) ** 2).sum(axis=1) / (n * (n**2 - 1))
+        beyond = np.mean(found >= rho) if above else np.mean(found <= rho)
+        assert 0.005 < beyond < 0.06
+
+
+# --- tools/inspect_run.py
+
+
+def small_resnet50() -> nn.Module:
+    """ResNet-50's parts, fewer and narrower; BatchNorm's statistics are those of random images."""
+    torch.manual_seed(7)
+    model = ResNet(Bottleneck, (2, 1, 2, 1), width=4)
+    return LESSON.refreshed(model, torch.rand(64, 3, 16, 16))
+
+
+def test_inspection_walks_through_the_network_as_dropping_does():
+    model = small_resnet50()
+    x, train = torch.rand(300, 3, 16, 16), torch.rand(128, 3, 16, 16)
+    labels = torch.randint(0, 10, (300,))
+    found = inspect_run.drop_each_block(model, x, labels, train, start=0)
+    names = block_names(model)
+    assert [f"layer{s}.{b}" for s, b in zip(found["stage"], found["block"])] == names
+    assert found["keeps_shape"].tolist() == [False, True, False, False, True, False]
+    assert found["ratio"].shape == (6, 200)
+
+    def right(net):
+        with torch.no_grad():
+            return (net(x).argmax(dim=1) == labels).numpy()
+
+    assert (found["whole_stored"] == right(model)).all()
+    for i, name in enumerate(names):
+        dropped = LESSON.drop_blocks(model, [name])
+        assert (found["without_stored"][i] == right(dropped)).mean() > 0.99
+        refreshed = right(LESSON.refreshed(dropped, train))
+        assert (found["without_refreshed"][i] == refreshed).mean() > 0.95
+
+
+def test_inspection_of_a_run(shapes, capsys):
+    """All arrays that lesson 06 reads are there, and small."""
+    arrays = inspect_run.inspect(small_resnet50(), shapes, 40)
+    assert arrays["without_refreshed"].shape == (6, 40) and arrays["first_stored"].shape == (40,)
+    assert arrays["images"].dtype == np.uint8 and len(arrays["images"]) == len(arrays["index"])
+    assert len(arrays["features1"]) == 6 and arrays["map_truth"].shape[1:] == (32, 32)
+    for values in arrays.values():  # `read_run` reads every array of a record as numbers
+        assert values.dtype.kind in "biuf"
+    assert "without layer4.0" in capsys.readouterr().out

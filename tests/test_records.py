@@ -20,7 +20,15 @@ from helpers.data import Dataset, Split, load
 from helpers.datasets.shapes import make_shapes
 from helpers.evaluation import predict
 from helpers.experiment import main
-from helpers.records import describe_environment, load_model, read_run, write_record
+from helpers.records import (
+    compare,
+    describe_environment,
+    load_model,
+    read_run,
+    read_seeds,
+    right_answers,
+    write_record,
+)
 from helpers.resnet import resnet20
 from helpers.training import TrainConfig
 
@@ -130,12 +138,13 @@ def test_a_folder_of_ones_own_images_is_trained_on_recorded_and_read_back(tmp_pa
     plotting.plt.close(ax.figure)
 
 
-# --- transfer: what README shows
+# --- transfer: what docs/own.md shows
 
 
-def readme_code(word: str) -> str:
-    """The Python block of README that contains `word`."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+def documented_code(word: str) -> str:
+    """The Python block of docs/own.md that contains `word`."""
+    text = (ROOT / "docs" / "own.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (code,) = [block for block in blocks if word in block]
     return code
 
@@ -143,7 +152,7 @@ def readme_code(word: str) -> str:
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_recorded_network_goes_on_to_ones_own_images(own_images, monkeypatch, frozen):
     monkeypatch.chdir(own_images.parent)
-    code = readme_code("cifar10-resnet20").replace("my/images", own_images.name)
+    code = documented_code("cifar10-resnet20").replace("my/images", own_images.name)
     code = code.replace("epochs=10, batch_size=32", "epochs=6, batch_size=8, crop=2")
     if not frozen:
         code = code.replace("model.requires_grad_(False)", "")
@@ -162,7 +171,7 @@ def test_imagenet_weights_of_torchvision_fit_our_resnet50(monkeypatch):
     weights = torchvision.models.ResNet50_Weights
     monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: theirs.state_dict())
     found = {}
-    exec(readme_code("ResNet50_Weights"), found)
+    exec(documented_code("ResNet50_Weights"), found)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(found["model"].eval()(x), theirs(x))
 
@@ -219,6 +228,86 @@ def test_an_older_record_has_the_defaults_of_younger_settings(tmp_path):
     assert set(read_run(tmp_path / "old")["config"]) == names
     config = read_run(tmp_path / "old")["config"]
     assert (config["ema"], config["lr"], config["flip"]) == (0, 0.123, "random")
+
+
+# --- several seeds
+
+
+@pytest.fixture
+def arms(tmp_path, monkeypatch):
+    """Two folders of records: seeds 0 and 1 of an arm in results/, others in runs/."""
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(records, "RUNS", tmp_path / "runs")
+
+    def copy(original: str, to: str, **settings) -> Path:
+        folder = tmp_path / to
+        shutil.copytree(ROOT / "results" / original, folder)
+        config = json.loads((folder / "config.json").read_text()) | settings
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    for seed in (1, 0):
+        copy(f"ablation-resnet20-seed{seed}", f"results/arm-seed{seed}")
+    return copy
+
+
+def test_the_seeds_of_an_arm_are_found_in_their_order(arms):
+    def seeds(name):
+        return [run["config"]["seed"] for run in read_seeds(name)]
+
+    arms("ablation-resnet20-seed2", "runs/arm-seed2")
+    for other in ("arm-B-seed0", "arm-seed0-copy", "armada", "arm-seed"):
+        arms("ablation-plain20-seed0", f"results/{other}")
+    (arms("ablation-plain20-seed0", "results/arm-seed7") / "metrics.json").unlink()  # unfinished
+    assert seeds("arm") == [0, 1, 2]
+    arms("ablation-resnet20-seed0", "results/alone")
+    assert seeds("alone") == [0]
+
+
+def test_a_run_of_ones_own_does_not_replace_a_recorded_seed(arms):
+    folder = arms("ablation-resnet20-seed0", "runs/arm-seed0")
+    (folder / "environment.json").write_text('{"mine": true}')
+    assert "mine" not in read_seeds("arm")[0]["environment"]
+
+
+def test_other_settings_are_no_seed_of_the_arm(arms):
+    arms("ablation-resnet20-seed2", "runs/arm-seed2", lr=0.1, precision="float32")
+    with pytest.raises(ValueError, match=r"arm-seed… are not of one arm.*'lr', 'precision'"):
+        read_seeds("arm")
+    with pytest.raises(FileNotFoundError, match="no finished run is called arm-7 or arm-7-seed0"):
+        read_seeds("arm-7")
+
+
+@pytest.mark.parametrize(
+    "name, split",
+    [("ablation-resnet20", "val"), ("ablation-resnet20", "test"), ("cifar10-resnet20", "test")],
+)
+def test_right_answers_give_the_recorded_accuracy(name, split):
+    """Of slim records and of those with logits."""
+    for run, right in zip(read_seeds(name), right_answers(name, split), strict=True):
+        assert right.dtype == torch.bool
+        accuracy = run["metrics"][f"{split}_accuracy"]
+        assert right.double().mean().item() == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_table_says_in_what_arms_differ(arms):
+    for seed in (0, 1):
+        arms(f"ablation-plain20-seed{seed}", f"runs/plain-seed{seed}", lr=0.1, recipe="mine")
+    table = compare(["arm", "plain"])
+    assert list(table.model) == ["resnet20", "plain20"] and list(table.lr) == [0.2, 0.1]
+    expected = ["model", "lr", "n", "training (%)", "validation (%)", "difference"]
+    assert list(table.columns) == [*expected, "95 % interval"]
+    assert list(table.n) == [2, 2] and list(table.index) == ["arm", "plain"]
+    accuracies = [100 * run["metrics"]["val_accuracy"] for run in read_seeds("arm")]
+    spread = abs(accuracies[0] - accuracies[1]) / 2**0.5
+    assert table["validation (%)"].iloc[0] == f"{sum(accuracies) / 2:.2f} ± {spread:.2f}"
+    assert table["difference"].iloc[0] == "" and table["difference"].iloc[1].startswith("-")
+
+
+def test_a_table_of_single_runs_says_what_its_interval_lacks():
+    table = compare(["paper-plain20", "paper-resnet20"], "test")
+    assert table["95 % interval"].iloc[1].endswith("(test sampling only)")
+    assert "±" not in table["test (%)"].iloc[1]
 
 
 # --- the records that are committed

@@ -1,1 +1,1 @@
-"""What maintainers run: python tools/run_lessons.py, build_site.py, bench.py and others."""
+"""What maintainers run: python tools/run_lessons.py, bench.py and others."""

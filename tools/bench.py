@@ -35,7 +35,9 @@ from helpers.system import (
     make_autocast,
     resolve_device,
     resolve_precision,
+    resolve_products,
     set_up,
+    use_products,
 )
 from helpers.training import CHOICES, TrainConfig, make_optimizer, set_seed, train_one_epoch
 from tools.run_lessons import bench_table, write_tables
@@ -82,8 +84,8 @@ def torchvision_resnet50() -> nn.Module:
     return model
 
 
-def random_batch(batch_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    images = torch.randn(batch_size, 3, 32, 32, device=device)
+def random_batch(batch_size: int, device: torch.device, size: int = 32) -> tuple[Tensor, Tensor]:
+    images = torch.randn(batch_size, 3, size, size, device=device)
     labels = torch.randint(10, (batch_size,), device=device)
     return images, labels
 
@@ -113,7 +115,11 @@ def peer_step(batch_size: int, device: torch.device, precision: str = "float32")
 
 
 def our_step(
-    batch_size: int, device: torch.device, precision: str, compiled: bool = False
+    batch_size: int,
+    device: torch.device,
+    precision: str,
+    compiled: bool = False,
+    size: int = 32,
 ) -> Measure:
     """One step of our network and loop: channels last in `precision`; "usual": NCHW, float32."""
     set_seed(0)
@@ -121,11 +127,13 @@ def our_step(
     if precision == "usual":
         layout, precision = torch.contiguous_format, "float32"
     model = resnet50().to(device, memory_format=layout).train()
+    if resolve_products("auto", device, precision) == "on":
+        use_products(model)
     optimizer = make_optimizer(model, TrainConfig())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     autocast = make_autocast(precision, device)
     scaler = GradScaler(device.type, enabled=precision == "float16")
-    images, labels = random_batch(batch_size, device)
+    images, labels = random_batch(batch_size, device, size)
     batches = [(images.to(memory_format=layout), labels)]
     learner = torch.compile(model) if compiled else model
 
@@ -222,14 +230,15 @@ def seconds_per_image(batches) -> float:
     return (time.perf_counter() - start) / seen
 
 
-# --- a large GPU
+# --- what the machine could do
 
 
 def hardware_limits(device: torch.device) -> tuple[float, float]:
     """TFLOP/s of a large bfloat16 matrix product, and TB/s of a copy: the limits of any step."""
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    b = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    x = torch.empty(2**30, device=device, dtype=torch.uint8)
+    side, memory = (8192, 2**30) if device.type == "cuda" else (2048, 2**28)
+    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    b = torch.randn(side, side, device=device, dtype=torch.bfloat16)
+    x = torch.empty(memory, device=device, dtype=torch.uint8)
 
     def best(work: Callable[[], Tensor]) -> float:
         seconds = []
@@ -242,7 +251,34 @@ def hardware_limits(device: torch.device) -> tuple[float, float]:
         return min(seconds)
 
     product, copy = best(lambda: a @ b), best(lambda: x.clone())
-    return 2 * 8192**3 / product / 1e12, 2 * 2**30 / copy / 1e12
+    return 2 * side**3 / product / 1e12, 2 * memory / copy / 1e12
+
+
+def cpu_rows(batch_size: int, device: torch.device, precision: str) -> list[dict]:
+    """Our step at three image sizes beside what the arithmetic alone would take."""
+    rows = []
+    for size in (16, 24, 32):
+        flops = 6 * int(summarize(resnet50(), (3, size, size)).multiply_adds.sum()) * batch_size
+        step = our_step(batch_size, device, precision, size=size)
+        step()
+        seconds, tflops = [], []
+        for _ in range(5):  # interleaved: a busy neighbour slows both
+            tflops.append(hardware_limits(device)[0])
+            seconds.append(step())
+        rows.append(
+            {
+                "what": f"step of ResNet-50, batch {batch_size}, {size}×{size}, {precision}",
+                "ours": statistics.median(seconds),
+                "unit": "s",
+                "images_per_second": batch_size / statistics.median(seconds),
+                "tflops": flops / statistics.median(seconds) / 1e12,
+                "share_of_floor": flops
+                / statistics.median(seconds)
+                / 1e12
+                / statistics.median(tflops),
+            }
+        )
+    return rows
 
 
 def gpu_rows(device: torch.device, precision: str) -> list[dict]:
@@ -329,6 +365,9 @@ def bench(batch_size: int, rounds: int, device: torch.device, precision: str) ->
         rows.append(row_of(f"peak memory of that step: {setting}", "MiB", peak, "ours", "peer"))
     if device.type == "cuda":
         rows += gpu_rows(device, precision)
+    elif precision == "bfloat16":
+        say("share of the machine's limit")
+        rows += cpu_rows(batch_size, device, precision)
     environment = describe_environment(str(device), "make bench")
     return {"environment": environment | {"dataset": dataset.name}, "rows": rows}
 

@@ -13,17 +13,26 @@ from torch import Tensor, nn
 from helpers import resnet
 from helpers.checks.engine import (
     CHANGED,
+    CUT,
+    OnePass,
     attempt,
     compare,
     exercise,
     fail,
-    input_gradient,
-    observe,
+    named,
     outcome,
     pick,
-    randomize,
+    rectangle,
     same,
     shown,
+)
+from helpers.checks.modules import (
+    compare_blocks,
+    describe_block,
+    input_gradient,
+    observe,
+    randomize,
+    run_once,
     with_weights_of,
 )
 
@@ -41,7 +50,7 @@ __all__ = [
 ]
 
 
-@exercise("8.1", "a shortcut for another shape")
+@exercise("D1", "a shortcut for another shape")
 def check_projection(make_shortcut):
     def layers(module, out_channels):
         """The convolution and the BatchNorm of a projection; fails where it has others."""
@@ -56,6 +65,15 @@ def check_projection(make_shortcut):
                 "the convolution reads neighbouring pixels. A projection changes channels pixel by "
                 "pixel: its kernel is 1×1."
             )
+        kinds = (nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm2d, nn.LocalResponseNorm)
+        others = [layer for layer in module.modules() if isinstance(layer, kinds)]
+        if others:
+            fail(
+                f"a {type(others[0]).__name__} normalises each image by itself. F(x) ends with a "
+                "BatchNorm, and so do the weights that are to be loaded."
+            )
+        if len(norms) > 1:
+            fail(f"expected one BatchNorm, found {len(norms)}.")
         if not norms and convs[0].bias is not None:
             fail(
                 "multiply the input by ten: F(x) stays as it is, this path grows tenfold. What "
@@ -75,6 +93,16 @@ def check_projection(make_shortcut):
             fail(
                 "the BatchNorm does not fit what the convolution outputs. It comes *after* it, as "
                 "in F(x)."
+            )
+        if norms[0].weight is None:
+            fail(
+                "the BatchNorm has no γ and β (`affine=False`). Those of F(x) have both, and so do "
+                "the weights that are to be loaded."
+            )
+        if norms[0].running_mean is None:
+            fail(
+                "the BatchNorm keeps no running statistics (`track_running_stats=False`), and "
+                "would use the batch's in eval mode, too."
             )
         return convs[0], norms[0]
 
@@ -99,7 +127,8 @@ def check_projection(make_shortcut):
         module = attempt(make_shortcut, in_channels, out_channels, stride)
         conv, norm = layers(module, out_channels)
         randomize(module).train(number % 3 == 0)
-        x = torch.randn(pick(2, 4), in_channels, 2 * pick(2, 4), 2 * pick(2, 4))
+        h, w = rectangle(2, 5)
+        x = torch.randn(pick(2, 4), in_channels, 2 * h, 2 * w)
         cases.append((stride, module, conv, norm, x))
     mistakes = {
         "the stride is gone: F(x) shrinks, and the shortcut does not.": without_stride,
@@ -108,10 +137,26 @@ def check_projection(make_shortcut):
         "asked for.": with_pooling,
         "the BatchNorm is made, and not used.": without_norm,
     }
-    compare(lambda stride, module, conv, norm, x: module(x), right, cases, mistakes)
+
+    def observed(function):
+        def run(stride, module, conv, norm, x):
+            return observe(lambda x: function(stride, module, conv, norm, x), x)
+
+        return run
+
+    compare(
+        observed(lambda stride, module, conv, norm, x: module(x)),
+        observed(right),
+        cases,
+        {message: observed(mistake) for message, mistake in mistakes.items()},
+        what="(output, gradient at the input)",
+        may_change=(1, 2, 3),
+        same_type_as=4,
+        describe=lambda case: f"stride={case[0]}, {shown(case[1])}, x {shown(case[4])}",
+    )
 
 
-@exercise("8.2", "the stages of a network")
+@exercise("D2", "the stages of a network")
 def check_stages(build_stages):
     def answer(in_channels, widths, depths):
         found = []
@@ -173,11 +218,12 @@ def check_stages(build_stages):
         variant(),
         cases,
         mistakes,
-        what="the list of (channels in, channels out, stride), stage by stage and block by block,",
+        what="the list of (channels in, channels out, stride), stage by stage, block by block",
+        describe=named("in_channels", "widths", "depths"),
     )
 
 
-@exercise("8.3", "a basic block")
+@exercise("D3", "a basic block")
 def check_addition(Block):
     def variant(end):
         """The block that ends with `end(block, out, x)` after its second convolution."""
@@ -193,8 +239,8 @@ def check_addition(Block):
         channels = pick(3, 6)
         theirs = randomize(resnet.BasicBlock(channels, channels)).train(number % 3 == 0)
         mine = with_weights_of(theirs, attempt(Block, channels))
-        x = torch.randn(pick(2, 4), channels, pick(4, 8), pick(4, 8))
-        cases.append((mine, theirs, x))
+        x = torch.randn(pick(2, 4), channels, *rectangle(4, 8), dtype=torch.float64)
+        cases.append((mine.double(), theirs.double(), x))
     mistakes = {
         "no value leaves this block smaller than it came in. What would F(x) have to be, to make "
         "one smaller?": variant(lambda b, out, x: F.relu(b.bn2(out)) + x),
@@ -210,17 +256,20 @@ def check_addition(Block):
             lambda b, out, x: F.relu(b.bn2(out) + F.relu(x))
         ),
         "nothing is added any more.": variant(lambda b, out, x: F.relu(b.bn2(out))),
+        f"the values are right, but no gradient flows through the shortcut. {CUT}": variant(
+            lambda b, out, x: F.relu(b.bn2(out) + x.detach())
+        ),
+        f"the values are right, but no gradient flows through F. {CUT}": variant(
+            lambda b, out, x: F.relu(b.bn2(out).detach() + x)
+        ),
+        f"the values are right, but no gradient flows at all. {CUT}": variant(
+            lambda b, out, x: F.relu(b.bn2(out) + x).detach()
+        ),
     }
-    compare(
-        lambda mine, b, x: observe(mine, x),
-        lambda mine, b, x: observe(b, x),
-        cases,
-        mistakes,
-        what="(output, gradient at the input)",
-    )
+    compare_blocks(cases, mistakes)
 
 
-@exercise("8.4", "a schedule")
+@exercise("D4", "a schedule")
 def check_schedule(make_schedule):
     def rates(schedule):
         def run(images, batch_size, epochs):
@@ -248,7 +297,7 @@ def check_schedule(make_schedule):
     cases = []
     for _ in range(4):
         batch_size = pick(500, 900)
-        images = batch_size * pick(8, 20) + pick(1, batch_size - 1)
+        images = batch_size * pick(8, 20) + pick(batch_size // 2 + 1, batch_size - 1)
         cases.append((images, batch_size, pick(2, 4)))
     mistakes = {
         "the rate after the last step should be 0. How many steps does the schedule expect, how "
@@ -272,10 +321,11 @@ def check_schedule(make_schedule):
         cases,
         mistakes,
         what="the learning rate of the steps",
+        describe=named("pictures", "batch_size", "epochs"),
     )
 
 
-@exercise("8.5", "an accuracy")
+@exercise("D5", "an accuracy")
 def check_accuracy(accuracy):
     def variant(count):
         """By `count(hits)`, from a tensor of 0 and 1 for each batch."""
@@ -286,15 +336,18 @@ def check_accuracy(accuracy):
 
         return run
 
-    cases = []
-    for _ in range(5):
+    def random_batches():
         size, classes = pick(8, 12), pick(3, 6)
         sizes = [size] * pick(2, 4) + [pick(1, 3)]
         batches = [(torch.randn(n, classes), torch.randint(classes, (n,))) for n in sizes]
         for logits, labels in batches[:-1]:  # most are right, but few in the last batch
             chosen = torch.arange(len(labels) - pick(1, 3))
             logits[chosen, labels[chosen]] += 9.0
-        cases.append((nn.Identity(), batches))
+        logits, labels = batches[-1]
+        logits[0, labels[0]] -= 9.0
+        return batches
+
+    cases = [(nn.Identity(), random_batches()) for _ in range(5)]
     mistakes = {
         "cut the same images into other batches, and the result changes. Which images count for "
         "more than others?": variant(lambda hits: torch.stack([h.mean() for h in hits]).mean()),
@@ -322,10 +375,19 @@ def check_accuracy(accuracy):
         cases,
         mistakes,
         what="the accuracy",
+        describe=named("model", "batches"),
+    )
+    compare(
+        accuracy,
+        lambda model, batches: variant(lambda hits: torch.cat(hits).mean())(model, batches.batches),
+        [(nn.Identity(), OnePass(random_batches()))],
+        what="the accuracy",
+        may_change=(1,),
+        describe=named("model", "batches"),
     )
 
 
-@exercise("8.6", "predictions")
+@exercise("D6", "predictions")
 def check_predict(predict):
     def observed(function):
         def run(model, batches):
@@ -336,42 +398,50 @@ def check_predict(predict):
         return run
 
     def variant(before, after, gradients=False):
-        """With `before(model)`, and afterwards `after(model, mode)`, where `mode` was its mode."""
+        """With `before(model)`, and afterwards `after(model, modes)`, where `modes` were those of
+        its modules.
+        """
 
         def run(model, batches):
-            mode = model.training
+            modes = [part.training for part in model.modules()]
             before(model)
             with torch.set_grad_enabled(gradients):
                 logits = torch.cat([model(x) for x in batches])
-            after(model, mode)
+            after(model, modes)
             return logits
 
         return observed(run)
 
-    def to_eval(model, mode=None):
+    def to_eval(model, modes=None):
         model.eval()
 
-    def to_train(model, mode=None):
+    def to_train(model, modes=None):
         model.train()
 
-    def back(model, mode):
-        model.train(mode)
+    def back(model, modes):
+        for part, mode in zip(model.modules(), modes, strict=True):
+            part.training = mode
 
-    def stay(model, mode=None):
+    def all_back_alike(model, modes):
+        model.train(modes[0])
+
+    def stay(model, modes=None):
         pass
 
     cases = []
-    for training in (True, False, True):
+    for training, frozen in ((True, False), (False, False), (True, True)):
         channels = pick(2, 4)
         model = nn.Sequential(
             nn.Conv2d(3, channels, 3),
             nn.BatchNorm2d(channels),
             nn.Flatten(),
             nn.Dropout(0.4),
-            nn.Linear(channels * 16, 5),
+            nn.Linear(channels * 2 * 8, 5),
         )
         randomize(model).train(training)
-        batches = [torch.randn(pick(2, 5), 3, 6, 6) for _ in range(pick(2, 3))]
+        if frozen:
+            model[1].eval()
+        batches = [torch.randn(pick(2, 5), 3, 4, 10) for _ in range(pick(2, 3))]
         cases.append((model, batches))
     mistakes = {
         "one image gets another answer in other company, and predicting changes the buffers. When "
@@ -380,6 +450,8 @@ def check_predict(predict):
         "is another one.": variant(to_eval, stay),
         "the network is always put into train mode at the end, also if it came in eval mode. "
         "Remember how it came.": variant(to_eval, to_train),
+        "all parts end in one mode. A BatchNorm that was frozen in eval mode would learn from now "
+        "on: every module has its own mode.": variant(to_eval, all_back_alike),
         "eval mode is set after the predictions are made.": variant(stay, to_eval),
         "the network is put into train mode before it predicts: the other one is meant.": variant(
             to_train, back
@@ -387,16 +459,24 @@ def check_predict(predict):
         "the modes are right, but gradients are recorded: memory for nothing. Where has `no_grad` "
         "gone?": variant(to_eval, back, gradients=True),
     }
+    what = "(logits, whether they require a gradient, the network afterwards)"
+    describe = named("model", "batches")
+    right = variant(to_eval, back)
+    compare(
+        observed(predict), right, cases, mistakes, what=what, may_change=(0,), describe=describe
+    )
+    model, batches = cases[0]
     compare(
         observed(predict),
-        variant(to_eval, back),
-        cases,
-        mistakes,
-        what="(logits, whether they require a gradient, the network afterwards)",
+        lambda model, batches: right(model, batches.batches),
+        [(model, OnePass(batches))],
+        what=what,
+        may_change=(0, 1),
+        describe=describe,
     )
 
 
-@exercise("8.7", "a moving average of the weights")
+@exercise("D7", "a moving average of the weights", returns=False)
 def check_ema(update_average):
     def network(channels):
         model = nn.Sequential(
@@ -515,10 +595,12 @@ def check_ema(update_average):
         cases,
         mistakes,
         what="the state of the average",
+        may_change=(0, 1),
+        describe=named("average", "model", "decay"),
     )
 
 
-@exercise("8.8", "cutout")
+@exercise("D8", "cutout")
 def check_cutout_in_batches(cutout):
     def holes(x, size, generator):
         """Where the learner's function has written, (N, H, W), after what every cutout fulfils."""
@@ -528,6 +610,8 @@ def check_cutout_in_batches(cutout):
             fail(CHANGED)
         if not isinstance(out, Tensor) or out.shape != x.shape:
             fail(f"the result should have shape {tuple(x.shape)}, and is {shown(out)}.")
+        if out.dtype != x.dtype:
+            fail(f"the result's type is not that of x: {x.dtype} expected, got {out.dtype}.")
         written = out != x
         if not written.any():
             fail("nothing is covered.")
@@ -540,54 +624,90 @@ def check_cutout_in_batches(cutout):
             )
         return written.any(1)
 
-    def expected(length):
-        """The fraction of all centres whose square covers each row (or column)."""
-        starts, position = torch.arange(length)[:, None] - size // 2, torch.arange(length)
-        return ((starts <= position) & (position < starts + size)).double().mean(0)
+    def centres(sides, size):
+        """(N,): the centre of each hole, from the rows (or columns) it covers, (N, H)."""
+        length = sides.shape[1]
+        position = torch.arange(length)
+        first = torch.where(sides, position, length).amin(1)
+        end = torch.where(sides, position, -1).amax(1) + 1
+        start = torch.where(first > 0, first, end - size)
+        return start + size // 2
 
-    h, w, size = 2 * pick(6, 8), 2 * pick(9, 11), 2 * pick(2, 3)
-    x = torch.randn(1500, 3, h, w).abs() + 0.5  # never 0
-    generator = torch.Generator().manual_seed(1)
+    def examine(x, size, generator):
+        """Fails unless each image has a square of its own, and all centres are equally likely."""
+        hole = holes(x, size, generator)
+        h, w = hole.shape[1:]
+        rows, columns = hole.any(2), hole.any(1)  # (N, H), (N, W)
+        without = ~hole.flatten(1).any(1)
+        if without.any():
+            fail(
+                f"{without.double().mean():.0%} of the images have no hole. The centre is a pixel "
+                "of the image, so part of the square always lies inside."
+            )
+        if not torch.equal(hole, rows[:, :, None] & columns[:, None, :]):
+            fail("what is covered is not a rectangle.")
+        one_row, one_column = (rows == rows[0]).all(), (columns == columns[0]).all()
+        if one_row and one_column:
+            fail(
+                "some batches lose the object in *every* image, others in none. How often should a "
+                "place be drawn?"
+            )
+        if one_row or one_column:
+            name = "rows" if one_row else "columns"
+            fail(f"the {name} of the hole are still the same in all images of a batch.")
+        for name, side in (("high", rows), ("wide", columns)):
+            if side.sum(1).max() != size:
+                fail(f"a whole square should be {size} pixels {name}, and is {side.sum(1).max()}.")
+        if rows.sum(1).min() == size and columns.sum(1).min() == size:
+            fail(
+                "no hole reaches over the border. Its centre can be any pixel, so part of it may "
+                "lie outside."
+            )
+        row, column = centres(rows, size), centres(columns, size)
+        upper, left = row < h / 2, column < w / 2  # is the row drawn independently of the column?
+        together = (upper & left).double().mean()
+        apart = upper.double().mean() * left.double().mean()
+        if abs(together - apart) > 0.05:
+            fail("row and column are not drawn independently: the holes lie on a line.")
+        for name, found, length in (("row", row, h), ("column", column, w)):
+            if found.min() < 0 or found.max() >= length:
+                fail(
+                    f"for a size of {size}, some centres lie outside: in {name} "
+                    f"{found.min()} … {found.max()} of 0 … {length - 1}."
+                )
+            counts = torch.bincount(found, minlength=length)
+            if 0 < (counts == 0).sum() < length / 4:
+                never = counts.argmin().item()
+                fail(
+                    f"for a size of {size}, {name} {never} of 0 … {length - 1} is never the "
+                    "centre. (`torch.randint(0, h)` leaves h out itself.)"
+                )
+            expected = len(found) / length
+            if (counts - expected).abs().max() > 6 * expected**0.5:
+                fail(
+                    f"the holes are not spread evenly: every {name} should be the centre equally "
+                    "often."
+                )
+        return hole
+
+    generator = torch.Generator().manual_seed(pick(0, 9999))
+    images = []
+    for size in (2 * pick(2, 3) + 1, 2 * pick(2, 3)):
+        h, w = rectangle(11, 17)
+        x = torch.randn(3000, 3, h, w).abs() + 0.5  # never 0
+        examine(x, size, generator)
+        images.append((x[:50], size))
+    (x, size), _ = images
+    state = generator.get_state()
     hole = holes(x, size, generator)
-    rows, columns = hole.any(2), hole.any(1)  # (N, H), (N, W)
-    if not torch.equal(hole, rows[:, :, None] & columns[:, None, :]):
-        fail("what is covered is not a rectangle.")
-    one_row, one_column = (rows == rows[0]).all(), (columns == columns[0]).all()
-    if one_row and one_column:
-        fail(
-            "some batches lose the object in *every* image, others in none. How often should a "
-            "place be drawn?"
-        )
-    if one_row or one_column:
-        name = "rows" if one_row else "columns"
-        fail(f"the {name} of the hole are still the same in all images of a batch.")
-    for name, side in (("high", rows), ("wide", columns)):
-        if side.sum(1).max() != size:
-            fail(f"a whole square should be {size} pixels {name}, and is {side.sum(1).max()}.")
-    if rows.sum(1).min() == size and columns.sum(1).min() == size:
-        fail(
-            "no hole reaches over the border. Its centre can be any pixel, so part of it may lie "
-            "outside."
-        )
-    middle = columns[:, w // 2]  # is the row drawn independently of the column?
-    here, elsewhere = rows[middle, h // 2].double().mean(), rows[~middle, h // 2].double().mean()
-    if abs(here - elsewhere) > 0.2:
-        fail("row and column are not drawn independently: the holes lie on a line.")
-    off = [
-        (side.double().mean(0) - expected(side.shape[1])).abs().max() for side in (rows, columns)
-    ]
-    if max(off) > 0.12:
-        fail(
-            "the holes are not spread evenly: every pixel should be the centre of a hole equally "
-            "often."
-        )
     if torch.equal(holes(x, size, generator), hole):
         fail("the next batch has the same holes. Is a seed set inside the function?")
-    if not torch.equal(holes(x, size, torch.Generator().manual_seed(1)), hole):
+    generator.set_state(state)
+    if not torch.equal(holes(x, size, generator), hole):
         fail("the same generator does not give the same holes: draw from `generator`.")
 
 
-@exercise("8.9", "a pre-activation block")
+@exercise("D9", "a pre-activation block")
 def check_preactivation(Block):
     def reference(channels):
         """The block as it should be, with the names of the one handed out."""
@@ -604,6 +724,8 @@ def check_preactivation(Block):
             leaf = x.clone().requires_grad_()
             given = leaf * 1.0
             y = forward(theirs.branch, given)
+            if y is None:
+                fail("None comes out of the block. Does `forward` end with `return`?")
             if not isinstance(y, Tensor):
                 return y
             return y.detach(), input_gradient(y, leaf), torch.equal(given, x)
@@ -611,14 +733,14 @@ def check_preactivation(Block):
         return run
 
     def answer(mine, theirs, x):
-        return observed(lambda branch, x: mine(x))(mine, theirs, x)
+        return run_once(mine, lambda: observed(lambda branch, x: mine(x))(mine, theirs, x))
 
     cases = []
     for number in range(4):
         channels = pick(3, 6)
         theirs = reference(channels).train(number % 2 == 0)
         mine = with_weights_of(theirs, attempt(Block, channels))
-        x = torch.randn(pick(2, 4), channels, pick(4, 8), pick(4, 8))
+        x = torch.randn(pick(2, 4), channels, *rectangle(4, 8))
         cases.append((mine, theirs, x))
     mistakes = {
         "keep a copy of x before the call, and compare x with it afterwards. (A second *name* for "
@@ -633,6 +755,9 @@ def check_preactivation(Block):
         "the values are right, but no gradient flows through F. Look for `detach` or `.data`.": (
             observed(lambda branch, x: x + branch(x.detach()))
         ),
+        f"the values are right, but no gradient flows at all. {CUT}": (
+            observed(lambda branch, x: (x + branch(x)).detach())
+        ),
         "the first ReLU is gone: F starts with an activation, that is what makes it a "
         "*pre*-activation block.": observed(lambda branch, x: x + branch[1:](x)),
         "there is a ReLU after the addition now; nothing stands there in a pre-activation block.": (
@@ -646,10 +771,12 @@ def check_preactivation(Block):
         cases,
         mistakes,
         what="(output, gradient at the input, whether the input is as it was)",
+        may_change=(0, 1),
+        describe=describe_block,
     )
 
 
-@exercise("8.10", "the epoch that is reported")
+@exercise("D10", "the epoch that is reported")
 def check_selection(train_and_test):
     def answer(validation, test):
         """What is reported, the epoch whose weights the network ends with, and the epochs at which

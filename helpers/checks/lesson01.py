@@ -1,5 +1,6 @@
 """Checks of the exercises of lesson 01, residual learning."""
 
+import copy
 import itertools
 import math
 
@@ -9,15 +10,19 @@ from torch import nn
 
 from helpers import resnet
 from helpers.checks.engine import (
+    CHANGED,
+    CUT,
     compare,
     exercise,
     fail,
-    observe,
+    named,
     outcome,
     pick,
-    randomize,
+    rectangle,
+    same,
     stopped,
 )
+from helpers.checks.modules import observe, randomize
 
 __all__ = [
     "check_residual",
@@ -35,11 +40,21 @@ def check_residual(residual):
         """The layer that ends with `end(F(x), x)`."""
         return lambda x, branch: observe(lambda x: end(branch(x), x), x)
 
+    def answer(x, branch):
+        changed = CHANGED
+        if isinstance(branch, nn.Identity):
+            changed = (
+                "right where the branch makes a new tensor. Here it returns x itself, and then "
+                "`+=`, `add_` or `relu_` on what it returns overwrites x."
+            )
+        return observe(lambda x: residual(x, branch), x, changed)
+
     cases = []
     for _ in range(3):
         channels = pick(2, 5)
-        x = torch.randn(pick(2, 4), channels, pick(3, 6), pick(3, 6))
+        x = torch.randn(pick(2, 4), channels, *rectangle(3, 6))
         cases.append((x, resnet.conv3x3(channels, channels)))
+    cases.append((torch.randn(pick(2, 4), pick(2, 5), *rectangle(3, 6)), nn.Identity()))
     mistakes = {
         "the ReLU comes before the addition, so F(x) is never negative. "
         "Add first, then ReLU.": variant(lambda f, x: F.relu(f) + x),
@@ -50,17 +65,23 @@ def check_residual(residual):
         "nothing is added: this is a plain layer, ReLU(F(x)).": variant(lambda f, x: F.relu(f)),
         "x is subtracted from F(x). Add it.": variant(lambda f, x: F.relu(f - x)),
         "F(x) is subtracted from x. Add it.": variant(lambda f, x: F.relu(x - f)),
-        "the output is right, but no gradient flows through x. "
-        "A `detach`, `no_grad` or `.data`?": variant(lambda f, x: F.relu(f + x.detach())),
-        "the output is right, but no gradient flows through the branch. "
-        "A `detach`, `no_grad` or `.data`?": variant(lambda f, x: F.relu(f.detach() + x)),
+        f"the output is right, but no gradient flows through x. {CUT}": variant(
+            lambda f, x: F.relu(f + x.detach())
+        ),
+        f"the output is right, but no gradient flows through the branch. {CUT}": variant(
+            lambda f, x: F.relu(f.detach() + x)
+        ),
+        f"the output is right, but no gradient flows at all. {CUT}": variant(
+            lambda f, x: F.relu(f + x).detach()
+        ),
     }
     compare(
-        lambda x, branch: observe(lambda x: residual(x, branch), x),
+        answer,
         variant(lambda f, x: F.relu(f + x)),
         cases,
         mistakes,
         what="(output, gradient at the input)",
+        same_type_as=0,
     )
 
 
@@ -74,8 +95,8 @@ def check_input_gradient(input_gradient):
     cases = []
     for _ in range(4):
         n = pick(3, 7)
-        mask = (torch.arange(n) % 2 == pick(0, 1)).double()
-        cases.append((torch.randn(n).double(), torch.randn(n, n).double(), mask))
+        mask = (torch.arange(n) % 2 == pick(0, 1)).float()
+        cases.append((torch.randn(n), torch.randn(n, n), mask))
     mistakes = {
         "the identity is missing: x also reaches the output directly, which adds the upstream "
         "gradient itself.": lambda g, j, m: (g * m) @ j,
@@ -124,24 +145,33 @@ def check_count_paths(count_paths):
     compare(count_paths, oracle, cases, mistakes, what="the list of counts")
 
 
-@exercise("1.4", "start as the identity")
+@exercise("1.4", "start as the identity", returns=False)
 def check_zero_gamma(zero_gamma):
-    def scales(change):
-        """Which scales and shifts are 0 after `change(model)`."""
+    def effects(change):
+        """What `change(model)` does to each tensor of the state."""
 
         def run(model):
-            before = dict(model.named_parameters())
+            parameters = dict(model.named_parameters())
+            before = copy.deepcopy(model.state_dict())
             change(model)
             now = dict(model.named_parameters())
-            if any(now.get(name) is not parameter for name, parameter in before.items()):
-                fail(
-                    "a parameter has been replaced by a new one, which no optimiser knows: set the "
-                    "old one to 0 in place."
-                )
+            for name, parameter in parameters.items():
+                if now.get(name) is not parameter:
+                    fail(
+                        f"`{name}` has been replaced by a new parameter, which no optimiser knows: "
+                        "set the old one to 0 in place."
+                    )
+                if not parameter.requires_grad:
+                    fail(
+                        f"`{name}` no longer asks for a gradient (`requires_grad` is False): it "
+                        "could never be trained."
+                    )
             found = {}
-            for name, parameter in now.items():
-                if parameter.ndim == 1:
-                    found[name] = "0" if (parameter == 0).all() else "not 0"
+            for name, value in model.state_dict().items():
+                if torch.equal(value, before[name]):
+                    found[name] = "as before"
+                else:
+                    found[name] = "changed" if value.any() else "set to 0"
             return found
 
         return run
@@ -157,7 +187,7 @@ def check_zero_gamma(zero_gamma):
                         for part in parts:
                             getattr(layer, part).zero_()
 
-        return scales(change)
+        return effects(change)
 
     def norms(block):
         """The BatchNorms of the branch."""
@@ -169,6 +199,10 @@ def check_zero_gamma(zero_gamma):
 
     def last(block):
         return [norms(block)[-1]]
+
+    def last_and_convolution(block):
+        convs = [layer for layer in block.children() if isinstance(layer, nn.Conv2d)]
+        return [norms(block)[-1], convs[-1]]
 
     def last_and_projection(block):
         return [norms(block)[-1], *all_norms(block)[len(norms(block)) :]]
@@ -194,66 +228,70 @@ def check_zero_gamma(zero_gamma):
         "the shift β is set to 0 as well; only γ, the `weight`, should be.": variant(
             last, ("weight", "bias")
         ),
-        "no scale is 0. Set it in place: `nn.init.zeros_(….weight)`.": scales(lambda model: None),
+        "the last convolution of each block is set to 0 as well; only the scale γ should be.": (
+            variant(last_and_convolution)
+        ),
+        "no scale is 0. Set it in place: `nn.init.zeros_(….weight)`.": effects(lambda model: None),
     }
     compare(
-        scales(zero_gamma),
+        effects(zero_gamma),
         variant(last),
         cases,
         mistakes,
-        what="which scales and shifts are 0",
-        keeps_inputs=False,
+        what="what happens to the model's state",
+        may_change=(0,),
     )
-    plain = resnet.ResNet(resnet.BasicBlock, (1, 1, 1, 1), 3, width=4, shortcut=None)
-    refusal = outcome(zero_gamma, (plain,))
-    if isinstance(refusal, ValueError):
-        return
-    if isinstance(refusal, Exception):
-        stopped(refusal)
-    fail(
-        "a plain network is accepted, though γ = 0 kills it: raise ValueError where "
-        "`block.residual` is False."
-    )
+    for block in (resnet.BasicBlock, resnet.Bottleneck):
+        plain = randomize(resnet.ResNet(block, (1, 1, 1, 1), 3, width=4, shortcut=None))
+        before = copy.deepcopy(plain.state_dict())
+        refusal = outcome(zero_gamma, (plain,))
+        if isinstance(refusal, Exception) and not isinstance(refusal, ValueError):
+            stopped(refusal, f"a plain network of {block.__name__}s")
+        if not isinstance(refusal, ValueError):
+            fail(
+                f"a plain network of {block.__name__}s is accepted, though γ = 0 kills it: raise "
+                "ValueError where `block.residual` is False."
+            )
+        if not same(plain.state_dict(), before, 0.0):
+            fail(
+                "ValueError is raised for a plain network, and still its scales are 0: look at "
+                "`residual` before you change anything."
+            )
 
 
 @exercise("1.5", "the law of growth")
 def check_second_moment(second_moment):
-    def answer(blocks, scale):
-        moment = second_moment(blocks, scale)
-        return math.log(moment) if moment else moment
-
     def simulated(blocks, scale):
-        x = torch.randn(1500, 300)
+        """F rotates, with a random sign for each x: it keeps the second moment."""
+        x = torch.randn(1500, 200)
         for _ in range(blocks):
-            x = x + scale * (x @ torch.randn(300, 300)) / math.sqrt(300)
-        return math.log(x.pow(2).mean().item())
+            rotation, _ = torch.linalg.qr(torch.randn(200, 200))
+            signs = torch.randn(len(x), 1).sign()
+            x = x + scale * signs * (x @ rotation)
+        return x.pow(2).mean().item()
 
-    def variant(law):
-        return lambda blocks, scale: math.log(law(blocks, scale))
-
-    cases = [(blocks, 0.1 * pick(5, 10)) for blocks in (6, 8, 11)]
+    cases = [(6, 0.1 * pick(8, 10)), (8, 0.1 * pick(5, 7)), (11, 0.1 * pick(7, 9))]
     mistakes = {
         "this grows by (1 + s)² per block, as if F(x) pointed along x. They are uncorrelated: "
-        "1 + s².": variant(lambda n, s: (1 + s) ** (2 * n)),
+        "1 + s².": (lambda n, s: (1 + s) ** (2 * n)),
         "sizes are added where squares must be: of uncorrelated terms the second moments add, "
-        "q + s² q.": variant(lambda n, s: (1 + s) ** n),
+        "q + s² q.": (lambda n, s: (1 + s) ** n),
         "this grows linearly. Each block's F works on what all earlier ones left, so the factor is "
-        "a power.": variant(lambda n, s: 1 + n * s**2),
-        "this is one block's factor; there are `blocks` of them.": variant(lambda n, s: 1 + s**2),
-        "the scale is not squared, or not used: s · F(x) has second moment s² q.": variant(
+        "a power.": (lambda n, s: 1 + n * s**2),
+        "this is one block's factor; there are `blocks` of them.": (lambda n, s: 1 + s**2),
+        "the scale is not squared, or not used: s · F(x) has second moment s² q.": (
             lambda n, s: 2.0**n
         ),
-        "this is the root; the second moment is asked for.": variant(
-            lambda n, s: (1 + s**2) ** (n / 2)
-        ),
+        "this is the root; the second moment is asked for.": (lambda n, s: (1 + s**2) ** (n / 2)),
     }
     compare(
-        answer,
+        second_moment,
         simulated,
         cases,
         mistakes,
         tolerance=0.05,
-        what="the logarithm of the second moment",
+        what="the second moment (up to 5 %)",
+        describe=named("blocks", "scale"),
     )
 
 
@@ -290,7 +328,7 @@ def check_gradient_by_depth(gradient_by_depth):
 
     cases = []
     for _ in range(3):
-        width, n, depth = pick(3, 6), pick(3, 5), pick(3, 5)
+        (width, n), depth = rectangle(3, 6), pick(3, 5)
         blocks = nn.ModuleList()
         for _ in range(depth):
             blocks.append(nn.Sequential(nn.Linear(width, width), nn.Tanh()))

@@ -9,13 +9,22 @@ from torch import Tensor, nn
 
 from helpers import resnet
 from helpers.checks.engine import (
-    CHANGED,
+    CUT,
+    Forbidden,
     attempt,
     compare,
     exercise,
     fail,
-    observe,
+    named,
+    outcome,
     pick,
+    rectangle,
+    shown,
+    stopped,
+)
+from helpers.checks.modules import (
+    compare_blocks,
+    observe,
     randomize,
     with_weights_of,
 )
@@ -29,6 +38,7 @@ __all__ = [
     "check_option_a",
     "check_kaiming",
     "check_count",
+    "check_squeeze_excite",
 ]
 
 
@@ -63,10 +73,13 @@ def check_conv_cost(conv_cost):
         return mistake
 
     cases = []
-    for _ in range(12):
+    for number in range(12):
         n, in_channels, out_channels = pick(9, 40), pick(1, 9), pick(1, 9)
-        kernel, stride, padding = pick(2, 5), pick(2, 3), pick(0, 2)
+        kernel, stride, padding = pick(2, 5), 1 + number % 3, (number + 1) % 3
+        if stride == 2 and (n + 2 * padding - kernel) % 2 == 0:
+            n += 1  # the last kernel sticks out
         cases.append((n, in_channels, out_channels, kernel, stride, padding))
+    cases.append((pick(9, 40), pick(1, 9), pick(1, 9), 1, 2, 0))
     mistakes = {
         "the side is rounded up. A kernel that sticks out at the end is not applied: divide with "
         "`//`.": wrong_side(lambda n, k, s, p: math.ceil((n + 2 * p - k) / s) + 1),
@@ -86,7 +99,14 @@ def check_conv_cost(conv_cost):
             lambda i, o, k: i * o * k * k + o
         ),
     }
-    compare(conv_cost, oracle, cases, mistakes)
+    compare(
+        conv_cost,
+        oracle,
+        cases,
+        mistakes,
+        what="(the side, the number of parameters, the multiply-adds)",
+        describe=named("n", "in_channels", "out_channels", "kernel", "stride", "padding"),
+    )
 
 
 @exercise("2.2", "BatchNorm's forward pass")
@@ -116,10 +136,16 @@ def check_batch_norm(batch_norm):
         return run
 
     def answer(x, gamma, beta, mean, var, training, momentum, eps):
-        given = x.clone()
-        y = batch_norm(x, gamma, beta, mean, var, training, momentum, eps)
-        if not torch.equal(x, given):
-            fail(CHANGED)
+        with Forbidden(
+            (F.batch_norm, torch.batch_norm),
+            "PyTorch's own BatchNorm is called. The task is to write it from its formula.",
+        ):
+            y = batch_norm(x, gamma, beta, mean, var, training, momentum, eps)
+        if mean.requires_grad or var.requires_grad:
+            fail(
+                "the running statistics have become part of the graph, and would keep that of "
+                "every batch in memory: move them under `torch.no_grad()`."
+            )
         return y, mean, var
 
     def oracle(x, gamma, beta, mean, var, training, momentum, eps):
@@ -128,10 +154,12 @@ def check_batch_norm(batch_norm):
     cases = []
     for number in range(4):
         c = pick(2, 5)
-        x = 2 * torch.randn(pick(2, 4), c, pick(2, 4), pick(2, 4)) + 1
-        gamma, beta, mean = torch.randn(c), torch.randn(c), torch.randn(c)
-        var = torch.rand(c) + 0.5
-        cases.append((x, gamma, beta, mean, var, number % 2 == 0, 0.2, 0.3))
+        kind = torch.float64 if number == 2 else torch.float32
+        x = 2 * torch.randn(pick(2, 4), c, *rectangle(2, 5), dtype=kind) + 1
+        gamma, beta, mean = torch.randn(3, c, dtype=kind).unbind()
+        var = torch.rand(c, dtype=kind) + 0.5
+        momentum, eps = 0.1 * pick(1, 4), 0.1 * pick(2, 4)
+        cases.append((x, gamma, beta, mean, var, number % 2 == 0, momentum, eps))
     mistakes = {
         "you divide by the unbiased variance. Within the batch BatchNorm divides the sum of "
         "squares by N·H·W.": variant(unbiased=True),
@@ -158,7 +186,12 @@ def check_batch_norm(batch_norm):
         cases,
         mistakes,
         what="(output, running mean, running variance)",
-        keeps_inputs=False,
+        may_change=(3, 4),
+        gradients={0: "x", 1: "gamma", 2: "beta"},
+        same_type_as=0,
+        describe=named(
+            "x", "gamma", "beta", "running_mean", "running_var", "training", "momentum", "eps"
+        ),
     )
 
 
@@ -172,11 +205,13 @@ def block_cases(block: type[nn.Module], mine: Callable, count: int = 6) -> list[
     cases = []
     for number in range(count):
         width, stride = pick(2, 5), 1 + number % 2
-        in_channels = width * block.expansion if number < 2 else pick(2, 9)
+        in_channels = width * block.expansion
+        while number > 1 and in_channels == width * block.expansion:
+            in_channels = pick(2, 9)
         theirs = randomize(block(in_channels, width, stride)).train(number % 3 == 0)
-        x = torch.randn(pick(2, 4), in_channels, pick(4, 9), pick(4, 9))
+        x = torch.randn(pick(2, 4), in_channels, *rectangle(4, 9), dtype=torch.float64)
         made = attempt(mine, in_channels, width, stride)
-        cases.append((with_weights_of(theirs, made), theirs, x))
+        cases.append((with_weights_of(theirs, made).double(), theirs.double(), x))
     return cases
 
 
@@ -201,6 +236,15 @@ def wrong_ends(variant: Callable) -> dict[str, Callable]:
         ),
         "nothing is added: this is a plain block. Where is the shortcut?": variant(
             end=lambda f, x, b: F.relu(f)
+        ),
+        f"the output is right, but no gradient flows through the shortcut. {CUT}": variant(
+            end=lambda f, x, b: F.relu(f + shortcut(b, x).detach())
+        ),
+        f"the output is right, but no gradient flows through F. {CUT}": variant(
+            end=lambda f, x, b: F.relu(f.detach() + shortcut(b, x))
+        ),
+        f"the output is right, but no gradient flows at all. {CUT}": variant(
+            end=lambda f, x, b: F.relu(f + shortcut(b, x)).detach()
         ),
     }
 
@@ -229,10 +273,6 @@ def check_basic_block(BasicBlock):
 
     mistakes = {
         **wrong_ends(variant),
-        "the output is right, but no gradient flows through the shortcut. "
-        "A `detach`, `no_grad` or `.data`?": variant(
-            end=lambda f, x, b: F.relu(f + shortcut(b, x).detach())
-        ),
         "both 3×3 convolutions have the stride, so H and W shrink twice. The second keeps the "
         "size: stride 1.": variant(strides=lambda s: (s, s)),
         "the stride sits in the second convolution; it belongs to the first.": variant(
@@ -243,13 +283,7 @@ def check_basic_block(BasicBlock):
         ),
         "the ReLU between the two convolutions is missing.": variant(relu_inside=False),
     }
-    compare(
-        lambda mine, b, x: observe(mine, x),
-        lambda mine, b, x: observe(b, x),
-        block_cases(resnet.BasicBlock, BasicBlock),
-        mistakes,
-        what="(output, gradient at the input)",
-    )
+    compare_blocks(block_cases(resnet.BasicBlock, BasicBlock), mistakes)
 
 
 @exercise("2.4", "the bottleneck")
@@ -286,13 +320,7 @@ def check_bottleneck(Bottleneck):
             strides=lambda s: (1, 1)
         ),
     }
-    compare(
-        lambda mine, b, x: observe(mine, x),
-        lambda mine, b, x: observe(b, x),
-        block_cases(resnet.Bottleneck, Bottleneck),
-        mistakes,
-        what="(output, gradient at the input)",
-    )
+    compare_blocks(block_cases(resnet.Bottleneck, Bottleneck), mistakes)
 
 
 @exercise("2.5", "a stage")
@@ -336,8 +364,13 @@ def check_make_stage(make_stage):
 
         return run
 
-    cases = [(expansion, pick(9, 20), pick(3, 8), pick(2, 5), 2) for expansion in (1, 4, 2)]
+    cases = []
+    for expansion, stride in ((1, 2), (4, 1), (2, 3)):
+        cases.append((expansion, pick(9, 20), pick(3, 8), pick(2, 5), stride))
     mistakes = {
+        "the first block has a stride of 2, whatever `stride` is.": variant(
+            stride_of=lambda i, depth, stride: 2 if i == 0 else 1
+        ),
         "every block has the stride: H and W are halved again and again. Only the first changes "
         "the size.": variant(stride_of=lambda i, depth, stride: stride),
         "the stride sits in the last block; it belongs to the first.": variant(
@@ -360,6 +393,7 @@ def check_make_stage(make_stage):
         cases,
         mistakes,
         what="the list of (in_channels, width, stride) of the blocks",
+        describe=named("expansion", "in_channels", "width", "depth", "stride"),
     )
 
 
@@ -395,9 +429,11 @@ def check_option_a(option_a):
         return run
 
     cases = []
-    for stride in (2, 1, 2):
+    for number, stride in enumerate((2, 1, 3)):
         c = pick(2, 5)
-        x = torch.randn(pick(1, 3), c, 2 * pick(2, 5), 2 * pick(2, 5) + 1)
+        sides = 2 * pick(2, 5), 2 * pick(2, 5) + 1
+        kind = torch.bfloat16 if number == 2 else torch.float32
+        x = torch.randn(pick(1, 3), c, *sides, dtype=kind)
         cases.append((x, c + 2 * pick(1, 3), stride))
     mistakes = {
         "the zeros stand before the old channels; here they belong after them.": padded(
@@ -416,8 +452,7 @@ def check_option_a(option_a):
         "the channels stay: fill up to `out_channels` with zeros.": (
             lambda x, out_channels, stride: every(x, stride)
         ),
-        "the values are right, but no gradient flows through x. "
-        "A `detach`, `no_grad` or `.data`?": detached,
+        f"the values are right, but no gradient flows through x. {CUT}": detached,
     }
     compare(
         observed(option_a),
@@ -425,10 +460,12 @@ def check_option_a(option_a):
         cases,
         {message: observed(mistake) for message, mistake in mistakes.items()},
         what="(output, gradient at the input)",
+        same_type_as=0,
+        describe=named("x", "out_channels", "stride"),
     )
 
 
-@exercise("2.7", "Kaiming initialisation")
+@exercise("2.7", "Kaiming initialisation", returns=False)
 def check_kaiming(kaiming):
     def filled(out_channels, in_channels, kernel):
         weight = torch.zeros(out_channels, in_channels, kernel, kernel)
@@ -480,11 +517,12 @@ def check_kaiming(kaiming):
         for message, variance in mistakes.items():
             if agrees(variance):
                 fail(message)
-        o, i, k = sizes[0]
-        fail(
-            f"for a shape of {(o, i, k, k)} the variance should be near {right(o, i, k):.3g}, "
-            f"and is {weights[0].var().item():.3g}."
-        )
+        for weight, (o, i, k) in zip(weights, sizes, strict=True):
+            if not abs(weight.var().item() / right(o, i, k) - 1) < 0.05:
+                fail(
+                    f"for a weight of shape {(o, i, k, k)} the variance should be near "
+                    f"{right(o, i, k):.3g}, and is {weight.var().item():.3g}."
+                )
     if any(weight.mean().abs() > 0.05 * weight.std() for weight in weights):
         fail("the mean of the weights should be 0.")
     for weight in weights:
@@ -494,6 +532,21 @@ def check_kaiming(kaiming):
                 "mean and variance are right, but the distribution is not normal (uniform, "
                 "perhaps?)."
             )
+    if torch.equal(filled(*sizes[0]), filled(*sizes[0])):
+        fail("every call draws the same numbers. Is a seed set inside the function?")
+    parameter = nn.Parameter(torch.zeros(pick(2, 9), pick(2, 9), 3, 3))
+    result = outcome(kaiming, (parameter,))
+    if isinstance(result, RuntimeError) and "leaf" in str(result):
+        fail(
+            "right for a plain tensor. A parameter asks for gradients, and refuses to be "
+            "overwritten outside of `torch.no_grad()`."
+        )
+    if isinstance(result, Exception):
+        stopped(result, "a parameter")
+    if not parameter.requires_grad or not parameter.is_leaf:
+        fail("a parameter should ask for gradients afterwards, too: it is to be trained.")
+    if not parameter.any():
+        fail("a plain tensor is filled, and a parameter is still zero. Fill it in place.")
 
 
 @exercise("2.8", "every parameter of a ResNet")
@@ -516,6 +569,13 @@ def check_count(count_parameters):
         model = build(depths, width, num_classes)
         return sum(p.numel() for p in model.parameters())
 
+    def answer(depths, width, num_classes):
+        with Forbidden(
+            (torch.empty, torch.randn, torch.rand),
+            "a network is built here. The task is to count without building it, by formula.",
+        ):
+            return count_parameters(depths, width, num_classes)
+
     def without(count):
         """The number without the `count(model, width)` parameters that are forgotten."""
 
@@ -536,7 +596,7 @@ def check_count(count_parameters):
 
     cases = []
     for _ in range(6):
-        depths = tuple(pick(1, 3) for _ in range(pick(2, 4)))
+        depths = (pick(2, 3), *[pick(1, 3) for _ in range(pick(1, 3))])
         cases.append((depths, 4 * pick(1, 3), pick(2, 12)))
     mistakes = {
         "BatchNorm's parameters are missing: each has a scale and a shift for every channel.": (
@@ -561,4 +621,82 @@ def check_count(count_parameters):
             lambda model, w: 27 * w + 2 * w
         ),
     }
-    compare(count_parameters, oracle, cases, mistakes)
+    compare(
+        answer,
+        oracle,
+        cases,
+        mistakes,
+        what="the number of parameters",
+        describe=named("depths", "width", "num_classes"),
+    )
+
+
+@exercise("2.9", "squeeze and excitation")
+def check_squeeze_excite(SqueezeExcite):
+    class Reference(nn.Module):
+        """The module as it should be."""
+
+        def __init__(self, channels, reduction):
+            super().__init__()
+            self.fc1 = nn.Linear(channels, channels // reduction)
+            self.fc2 = nn.Linear(channels // reduction, channels)
+
+        def forward(self, f):
+            return f * weights_of(self, f)[:, :, None, None]
+
+    def weights_of(b, f, squeeze=lambda f: f.mean((2, 3)), between=F.relu, last=torch.sigmoid):
+        """(N, C): the factors of the channels."""
+        return last(b.fc2(between(b.fc1(squeeze(f)))))
+
+    def variant(use=lambda f, w: f * w, **changes):
+        def forward(b, f):
+            return use(f, weights_of(b, f, **changes)[:, :, None, None])
+
+        return lambda mine, b, f: observe(lambda f: forward(b, f), f)
+
+    cases = []
+    for _ in range(4):
+        reduction = pick(2, 5)
+        channels = reduction * pick(2, 4)
+        theirs = Reference(channels, reduction)
+        mine = with_weights_of(theirs, attempt(SqueezeExcite, channels, reduction))
+        f = 2 * torch.randn(pick(2, 4), channels, *rectangle(3, 7), dtype=torch.float64) + 0.5
+        cases.append((mine.double(), theirs.double(), f))
+    mistakes = {
+        "the sigmoid is missing: the factors should lie between 0 and 1.": variant(
+            last=lambda z: z
+        ),
+        "this is a softmax: the channels would compete for a sum of 1. Each has a sigmoid of its "
+        "own.": variant(last=lambda z: z.softmax(1)),
+        "a ReLU stands where the sigmoid belongs.": variant(last=F.relu),
+        "the ReLU between the two linear layers is missing.": variant(between=lambda z: z),
+        "a sigmoid stands between the linear layers; there it is a ReLU.": variant(
+            between=torch.sigmoid
+        ),
+        "the channels are summed over H and W; take the mean.": variant(
+            squeeze=lambda f: f.sum((2, 3))
+        ),
+        "the maximum over H and W is taken; take the mean.": variant(
+            squeeze=lambda f: f.amax((2, 3))
+        ),
+        "the average also goes over the batch: each image has its own factors.": variant(
+            squeeze=lambda f: f.mean((0, 2, 3), keepdim=True)[:, :, 0, 0].expand(len(f), -1)
+        ),
+        "the factors are added; multiply the channels by them.": variant(use=lambda f, w: f + w),
+        "f is added to the result. The block adds x; this module only scales.": variant(
+            use=lambda f, w: f + f * w
+        ),
+        "the factors come out; multiply the channels of f by them.": variant(use=lambda f, w: w),
+        "f comes out as it came in: multiply its channels by the factors.": variant(
+            use=lambda f, w: f
+        ),
+        f"the output is right, but no gradient flows through the factors. {CUT}": variant(
+            use=lambda f, w: f * w.detach()
+        ),
+        f"the output is right, but no gradient flows at all. {CUT}": variant(
+            use=lambda f, w: (f * w).detach()
+        ),
+    }
+    compare_blocks(
+        cases, mistakes, lambda case: f"{shown(case[1])}, f {shown(case[2])}, {case[1].fc1}"
+    )

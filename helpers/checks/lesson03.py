@@ -4,7 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.checks.engine import attempt, compare, exercise, fail, pick, shown
+from helpers.checks.engine import (
+    CHANGED,
+    attempt,
+    compare,
+    exercise,
+    fail,
+    named,
+    parts,
+    pick,
+    rectangle,
+    shown,
+)
 
 __all__ = [
     "check_channel_statistics",
@@ -18,8 +29,7 @@ __all__ = [
 @exercise("3.1", "mean and standard deviation per channel")
 def check_channel_statistics(channel_statistics):
     def answer(images):
-        given = channel_statistics(images)
-        return None if given is None else tuple(given)
+        return parts(channel_statistics(images), "(mean, standard deviation)")
 
     def oracle(images):
         x = images.double() / 255
@@ -49,7 +59,7 @@ def check_channel_statistics(channel_statistics):
     for _ in range(2):
         colour = torch.randint(60, 190, (3, 1, 1))
         level = colour + 40 * torch.randn(pick(40, 60), 3, 1, 1)  # images differ in brightness
-        images = level + 30 * torch.randn(len(level), 3, 24, 24)
+        images = level + 30 * torch.randn(len(level), 3, *rectangle(20, 26))
         cases.append((images.clamp(0, 255).byte(),))
     mistakes = {
         "these are on the scale 0–255: divide by 255 first.": unscaled,
@@ -68,6 +78,7 @@ def check_channel_statistics(channel_statistics):
         mistakes,
         tolerance=2e-3,
         what="(mean, standard deviation)",
+        describe=named("images"),
     )
 
 
@@ -91,10 +102,12 @@ def check_crop(crop):
         return run
 
     cases = []
-    for _ in range(3):
+    for kind in (torch.float32, torch.float32, torch.float64):
         n, pad = pick(3, 6), pick(2, 3)
-        images = torch.rand(n, pick(1, 3), pick(5, 8), pick(5, 8))
+        images = torch.rand(n, pick(1, 3), *rectangle(5, 8), dtype=kind)
         down, right = torch.randint(-pad, pad + 1, (2, n))
+        down[0], right[0] = pad, -pad
+        down[1], right[1] = -pad, pick(0, 1)
         cases.append((images, down, right, pad))
     mistakes = {
         "all images move alike: the first one's shift is used for the whole batch. Each has its "
@@ -111,7 +124,8 @@ def check_crop(crop):
         "what leaves on one side comes in on the other (`roll`, or a negative index). The task "
         "mirrors.": variant("circular"),
     }
-    compare(crop, variant(), cases, mistakes)
+    describe = named("images", "down", "right", "pad")
+    compare(crop, variant(), cases, mistakes, what="the crops", same_type_as=0, describe=describe)
 
 
 @exercise("3.3", "flip the chosen ones")
@@ -124,9 +138,11 @@ def check_flip(flip):
 
     cases = []
     for _ in range(3):
-        side, n = pick(4, 7), pick(4, 7)
+        n = pick(4, 7)
         chosen = torch.arange(n) % 2 == pick(0, 1)
-        cases.append((torch.rand(n, 3, side, side), chosen))
+        cases.append((torch.rand(n, 3, *rectangle(4, 7)), chosen))
+    images, chosen = cases[-1]
+    cases[-1] = ((255 * images).byte(), chosen)
     mistakes = {
         "images are turned upside down. Left and right are the last axis, W.": variant(axis=2),
         "the channels are reversed: red becomes blue. Flip the last axis, W.": variant(axis=1),
@@ -141,7 +157,8 @@ def check_flip(flip):
             variant(choose=torch.zeros_like)
         ),
     }
-    compare(flip, variant(), cases, mistakes)
+    describe = named("x", "chosen")
+    compare(flip, variant(), cases, mistakes, what="the images", same_type_as=0, describe=describe)
 
 
 @exercise("3.4", "cutout for each image")
@@ -179,11 +196,13 @@ def check_cutout(cutout):
         return x
 
     cases = []
-    for size in (4, 3, 6):
-        n, h, w = pick(5, 8), pick(8, 11), pick(8, 11)
+    for size, kind in ((4, torch.float32), (3, torch.float32), (6, torch.float64)):
+        n, (h, w) = pick(5, 8), rectangle(8, 11)
         rows, columns = torch.randint(0, h, (n,)), torch.randint(0, w, (n,))
-        rows[0], columns[1] = 0, 0
-        cases.append((torch.rand(n, 3, h, w) + 0.1, rows, columns, size))
+        rows[0], columns[0] = 0, w // 2
+        rows[1], columns[1] = h // 2, 0
+        rows[2], columns[3] = h - 1, w - 1
+        cases.append((torch.rand(n, 3, h, w, dtype=kind) + 0.1, rows, columns, size))
     mistakes = {
         "all images lose the same square, the first one's. Each has its own centre.": variant(
             together=True
@@ -208,18 +227,24 @@ def check_cutout(cutout):
         ),
         "the square is filled with 1; the task asks for 0, the mean colour.": variant(value=1.0),
     }
-    compare(cutout, variant(), cases, mistakes)
+    describe = named("x", "rows", "columns", "size")
+    compare(
+        cutout, variant(), cases, mistakes, what="the images", same_type_as=0, describe=describe
+    )
 
 
 @exercise("3.5", "a stratified split")
 def check_split(split):
-    classes, per_class = pick(3, 5), pick(4, 8)
+    classes, per_class = pick(11, 13), pick(4, 8)
     counts = [pick(20, 40) for _ in range(classes)]
     labels = torch.cat([torch.full((count,), k) for k, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels))]
 
     def splits(seed):
-        given = attempt(split, labels.clone(), per_class, seed)
+        handed_out = labels.clone()
+        given = attempt(split, handed_out, per_class, seed)
+        if not torch.equal(handed_out, labels):
+            fail(CHANGED)
         if not isinstance(given, (tuple, list)) or len(given) != 2:
             fail("two lists of indices are expected: (those to train on, those set apart).")
         for part in given:

@@ -3,6 +3,7 @@
 import copy
 import math
 import tempfile
+import weakref
 from pathlib import Path
 
 import torch
@@ -11,15 +12,20 @@ from torch import nn
 
 from helpers import resnet
 from helpers.checks.engine import (
+    Forbidden,
+    OnePass,
     attempt,
     compare,
     exercise,
     fail,
+    named,
+    parts,
     pick,
-    randomize,
+    rectangle,
     same,
     shown,
 )
+from helpers.checks.modules import randomize, run_once
 
 __all__ = [
     "check_lr_factor",
@@ -28,6 +34,7 @@ __all__ = [
     "check_update_ema",
     "check_train_one_epoch",
     "check_checkpoint",
+    "check_mixup_loss",
 ]
 
 
@@ -80,11 +87,25 @@ def check_lr_factor(lr_factor):
             fall=lambda progress: 1 - progress
         ),
     }
-    compare(schedule(lr_factor), variant(), cases, mistakes, what="the list of the rates")
+    compare(
+        schedule(lr_factor),
+        variant(),
+        cases,
+        mistakes,
+        what="the list of the rates",
+        describe=named("total", "warmup"),
+    )
 
 
 @exercise("4.2", "label-smoothed cross-entropy")
 def check_smooth_cross_entropy(smooth_cross_entropy):
+    def answer(logits, labels, epsilon):
+        with Forbidden(
+            (F.cross_entropy,),
+            "PyTorch's own cross-entropy is called. The task is to write the loss without it.",
+        ):
+            return smooth_cross_entropy(logits, labels, epsilon)
+
     def oracle(logits, labels, epsilon):
         return F.cross_entropy(logits, labels, label_smoothing=epsilon)
 
@@ -112,7 +133,8 @@ def check_smooth_cross_entropy(smooth_cross_entropy):
 
     sizes = []
     for k in (3, 5, 10):
-        logits = pick(2, 4) * torch.randn(pick(3, 9), k)
+        kind = torch.float64 if k == 5 else torch.float32
+        logits = pick(2, 4) * torch.randn(pick(3, 9), k, dtype=kind)
         sizes.append((logits, k, 0.1 * pick(1, 4)))
     cases = []
     for logits, k, epsilon in sizes:
@@ -138,28 +160,22 @@ def check_smooth_cross_entropy(smooth_cross_entropy):
             log=lambda z: F.log_softmax(z, dim=0)
         ),
     }
-    compare(smooth_cross_entropy, oracle, cases, mistakes, what="the loss")
-    if not torch.as_tensor(attempt(smooth_cross_entropy, *large)).isfinite():
+    describe = named("logits", "labels", "epsilon")
+    compare(answer, oracle, cases, mistakes, what="the loss", describe=describe)
+    if not torch.as_tensor(attempt(answer, *large)).isfinite():
         fail(
             "right for small logits; for large ones infinite or not a number: exp overflows. Use "
             "`log_softmax`."
         )
-    compare(smooth_cross_entropy, oracle, [large], what="the loss for large logits")
-    logits, labels, epsilon = cases[0]
-    logits.requires_grad_()
-    mine = attempt(smooth_cross_entropy, logits, labels, epsilon)
-    if not getattr(mine, "requires_grad", False):
-        fail(
-            "the value is right, but no gradient flows through it, so nothing can learn from it. "
-            "Look for `.item()`."
-        )
-    (gradient,) = torch.autograd.grad(mine, logits)
-    (right,) = torch.autograd.grad(oracle(logits, labels, epsilon), logits)
-    if not same(gradient, right, 1e-4):
-        fail(
-            "the value is right, but its gradient is wrong: a part of the loss is a number, not a "
-            "tensor. Look for `.item()`."
-        )
+    compare(
+        answer,
+        oracle,
+        [*cases, large],
+        what="the loss",
+        gradients={0: "logits"},
+        same_type_as=0,
+        describe=describe,
+    )
 
 
 @exercise("4.3", "a step of SGD")
@@ -187,7 +203,7 @@ def check_sgd_step(sgd_step):
 
     cases = []
     for _ in range(4):
-        w, g, v = torch.randn(3, pick(3, 6))
+        w, g, v = torch.randn(3, *rectangle(3, 6))
         cases.append((w, g, v, 0.1 * pick(1, 5), 0.1 * pick(5, 9), 0.1 * pick(1, 3)))
     mistakes = {
         "this is momentum without Nesterov's look ahead: the step is d + momentum · v with the "
@@ -212,7 +228,15 @@ def check_sgd_step(sgd_step):
             step=lambda d, v, momentum, lr: -lr * (d + momentum * v)
         ),
     }
-    compare(sgd_step, oracle, cases, mistakes, what="(weights, velocity)")
+    compare(
+        sgd_step,
+        oracle,
+        cases,
+        mistakes,
+        what="(weights, velocity)",
+        same_type_as=0,
+        describe=named("w", "g", "v", "lr", "momentum", "weight_decay"),
+    )
 
 
 def small_net(classes: int = 3) -> nn.Module:
@@ -227,12 +251,28 @@ def small_net(classes: int = 3) -> nn.Module:
     )
 
 
-@exercise("4.4", "an average of the weights, buffers included")
+@exercise("4.4", "an average of the weights, buffers included", returns=False)
 def check_update_ema(update_ema):
     def updated(update):
+        """Two updates, between which the model moves on."""
+
         def run(average, model, decay):
-            update(average, model, decay)
-            return dict(average.state_dict()), dict(model.state_dict())
+            model, average = copy.deepcopy(model), copy.deepcopy(average)
+            for _ in range(2):
+                before = copy.deepcopy(model)
+                update(average, model, decay)
+                if not same(model, before, 0.0):
+                    fail("the model itself is changed; only its average should be.")
+                pointers = {tensor.data_ptr() for tensor in model.state_dict().values()}
+                for name, tensor in average.state_dict().items():
+                    if tensor.data_ptr() in pointers:
+                        fail(
+                            f"`{name}` of the average is now the model's own tensor, and follows "
+                            "it from here on. Copy values (`copy_`), not tensors."
+                        )
+                model[1].num_batches_tracked += 3
+                model[1].running_mean += 1.0
+            return dict(average.state_dict())
 
         return run
 
@@ -300,17 +340,43 @@ def check_update_ema(update_ema):
         variant(),
         cases,
         mistakes,
-        what="(the average's state, the model's state)",
-        keeps_inputs=False,
+        what="the average's state",
+        describe=named("average", "model", "decay"),
     )
+
+
+class Token:
+    """Something that weak references can point to."""
+
+
+class Marked(torch.autograd.Function):
+    """The identity. It puts a token into the graph and a weak reference to it into `marks`."""
+
+    @staticmethod
+    def forward(ctx, loss, marks):
+        ctx.token = Token()
+        marks.append(weakref.ref(ctx.token))
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
 
 
 @exercise("4.5", "one epoch")
 def check_train_one_epoch(train_one_epoch):
-    def observed(train):
+    def observed(train, loss_function=F.cross_entropy):
         def run(model, batches):
             optimizer = torch.optim.SGD(model.parameters(), 0.2, momentum=0.5)
-            loss, accuracy = train(model, batches, F.cross_entropy, optimizer)
+            result = parts(train(model, batches, loss_function, optimizer), "(loss, accuracy)")
+            if len(result) != 2:
+                fail(f"(loss, accuracy) expected, got {len(result)} parts.")
+            loss, accuracy = result
+            if getattr(loss, "requires_grad", False):
+                fail(
+                    "the loss that is returned still carries its graph. Add up `loss.item()` or "
+                    "`loss.detach()`."
+                )
             return float(loss), float(accuracy), dict(model.state_dict())
 
         return run
@@ -354,11 +420,14 @@ def check_train_one_epoch(train_one_epoch):
 
         return observed(train)
 
+    def batches_of(sizes):
+        h, w = rectangle(5, 8)
+        return [(torch.randn(n, 3, h, w), torch.randint(0, 3, (n,))) for n in sizes]
+
     cases = []
     for _ in range(3):
-        sizes = [pick(6, 9), pick(6, 9), pick(2, 3)]
-        batches = [(torch.randn(n, 3, 6, 6), torch.randint(0, 3, (n,))) for n in sizes]
-        cases.append((randomize(small_net()).eval(), batches))
+        sizes = [pick(8, 9), pick(6, 7), pick(2, 3)]
+        cases.append((randomize(small_net()).eval(), batches_of(sizes)))
     mistakes = {
         "gradients pile up from batch to batch: call `optimizer.zero_grad()` before "
         "`backward()`.": variant(zero=False),
@@ -381,6 +450,7 @@ def check_train_one_epoch(train_one_epoch):
         "a softmax stands before the loss. `F.cross_entropy` wants logits and takes the softmax "
         "itself.": variant(probabilities=True),
     }
+    describe = named("model", "batches")
     compare(
         observed(train_one_epoch),
         variant(),
@@ -388,11 +458,35 @@ def check_train_one_epoch(train_one_epoch):
         mistakes,
         tolerance=1e-3,
         what="(mean loss, accuracy, the model's state)",
-        keeps_inputs=False,
+        may_change=(0,),
+        describe=describe,
+    )
+    marks = []
+
+    def let_go(i):
+        """Before batch i: only the last loss may still have its graph."""
+        if any(mark() is not None for mark in marks[: max(i - 1, 0)]):
+            fail(
+                "the numbers are right, but a sum (or list) of losses keeps the graph of every "
+                "batch in memory. Add up `loss.item()` or `loss.detach()`."
+            )
+
+    def marked(logits, labels):
+        return Marked.apply(F.cross_entropy(logits, labels), marks)
+
+    batches = batches_of([pick(6, 9), pick(6, 9), pick(6, 9), pick(2, 3)])
+    compare(
+        observed(train_one_epoch, marked),
+        lambda model, batches: variant()(model, batches.batches),
+        [(randomize(small_net()), OnePass(batches, let_go))],
+        tolerance=1e-3,
+        what="(mean loss, accuracy, the model's state)",
+        may_change=(0, 1),
+        describe=describe,
     )
 
 
-@exercise("4.6", "stop and go on")
+@exercise("4.6", "stop and go on", returns=False)
 def check_checkpoint(save, load):
     def make(seed):
         torch.manual_seed(seed)
@@ -403,7 +497,7 @@ def check_checkpoint(save, load):
     def train(model, optimizer, scheduler, seed):
         torch.manual_seed(seed)
         for _ in range(3):
-            logits = model.train()(torch.randn(6, 3, 6, 6))
+            logits = model.train()(torch.randn(6, 3, 6, 7))
             loss = F.cross_entropy(logits, torch.randint(0, 3, (6,)))
             optimizer.zero_grad()
             loss.backward()
@@ -412,34 +506,47 @@ def check_checkpoint(save, load):
 
     run, seed, done = make(pick(0, 999)), pick(1000, 1999), pick(2, 7)
     train(*run, seed)
+    another = make(pick(3000, 3999))
+    train(*another, seed + 2)
     before = copy.deepcopy([part.state_dict() for part in run])
-
-    def as_saved(parts):
-        """Which of (model, optimizer, scheduler) have the state that was to be saved."""
-        return [same(parts[i].state_dict(), before[i], 0.0) for i in range(3)]
-
+    later = copy.deepcopy(another[0].state_dict())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
         attempt(save, path, *run, done)
         if not path.is_file():
             fail("there is no file at `path` after saving. Is the path used as it is given?")
-        if not all(as_saved(run)):
+        files = sorted(file.name for file in Path(folder).iterdir())
+        if len(files) > 1:
+            fail(f"`save` should write one file, at `path`, and leaves {', '.join(files)}.")
+        if not all(same(run[i].state_dict(), before[i], 0.0) for i in range(3)):
             fail("saving changes what it saves.")
         train(*run, seed + 1)  # going on undisturbed must not change what was saved
+        moved = path.rename(Path(folder) / "moved.pt")  # all that is kept is in the file
+        attempt(save, path, *another, done + 10)
         resumed = make(pick(2000, 2999))
-        epoch = attempt(load, path, *resumed)
-    model, optimizer, scheduler = as_saved(resumed)
-    if not model:
+        epoch = attempt(load, moved, *resumed)
+    model, optimizer, scheduler = (part.state_dict() for part in resumed)
+    if same(model, later, 0.0):
+        fail(
+            "two runs are saved, the first is loaded, and the second comes back. Does the state "
+            "sit in a global variable, or at a fixed path, and not in the file at `path`?"
+        )
+    if not same(model, before[0], 0.0):
         fail(
             "the model's state is not what was saved. Save and load `model.state_dict()`, "
             "statistics included."
         )
-    if not optimizer:
+    if not same(optimizer["state"], before[1]["state"], 0.0):
         fail(
             "the optimizer's velocities are lost, so the next steps differ. Save and load "
             "`optimizer.state_dict()`."
         )
-    if not scheduler:
+    if not same(optimizer["param_groups"], before[1]["param_groups"], 0.0):
+        fail(
+            "the optimizer's velocities are back, its settings (`param_groups`) are not: the "
+            "learning rate, for one. Save and load the whole `optimizer.state_dict()`."
+        )
+    if not same(scheduler, before[2], 0.0):
         fail(
             "the scheduler starts anew, and so does the learning rate. Save and load "
             "`scheduler.state_dict()`."
@@ -458,3 +565,91 @@ def check_checkpoint(save, load):
             "everything seems restored, and still the next steps differ from those of the "
             "undisturbed run."
         )
+
+
+@exercise("4.7", "MixUp's loss")
+def check_mixup_loss(mixup_loss):
+    def mixed(a, b, weight):
+        return weight * a + (1 - weight) * b
+
+    def variant(
+        inputs=lambda x, order, lam: mixed(x, x[order], lam),
+        loss=lambda own, others, lam: mixed(own, others, lam),
+        reduction="mean",
+    ):
+        def run(model, x, labels, order, lam):
+            logits = model(inputs(x, order, lam))
+            own = F.cross_entropy(logits, labels, reduction=reduction)
+            others = F.cross_entropy(logits, labels[order], reduction=reduction)
+            return loss(own, others, lam)
+
+        return run
+
+    def of_images(model, x, labels, order, lam):
+        logits = model(x)
+        own = F.cross_entropy(logits, labels)
+        return mixed(own, F.cross_entropy(logits[order], labels[order]), lam)
+
+    def other_way_back(model, x, labels, order, lam):
+        logits = model(mixed(x, x[order], lam))
+        others = F.cross_entropy(logits, labels[order.argsort()])
+        return mixed(F.cross_entropy(logits, labels), others, lam)
+
+    def of_classes(model, x, labels, order, lam):
+        logits = model(mixed(x, x[order], lam))
+        return F.cross_entropy(logits, mixed(labels, labels[order], lam).long())
+
+    def answer(model, x, labels, order, lam):
+        return run_once(model, lambda: mixup_loss(model, x, labels, order, lam))
+
+    cases = []
+    for lam in (0.1 * pick(1, 2), 0.1 * pick(3, 4), 0.1 * pick(6, 9)):
+        n, classes = pick(7, 9), 3
+        labels = torch.arange(n) % classes
+        order = torch.randperm(n)
+        while (labels[order] == labels[order.argsort()]).all():  # else the way back is the same
+            order = torch.randperm(n)
+        model = randomize(small_net(classes)).double()
+        x = 3 * torch.randn(n, 3, *rectangle(4, 8), dtype=torch.float64)
+        cases.append((model, x, labels, order, lam))
+    mistakes = {
+        "the images are mixed, the labels are not: the loss knows two classes for each.": variant(
+            loss=lambda own, others, lam: own
+        ),
+        "the labels are mixed, the images are not.": variant(inputs=lambda x, order, lam: x),
+        "the weights of the two losses are swapped: image n has the weight lam, so its own label, "
+        "too.": variant(loss=lambda own, others, lam: mixed(others, own, lam)),
+        "the weights of the two images are swapped: the image itself has lam, the other one 1 - "
+        "lam.": variant(inputs=lambda x, order, lam: mixed(x[order], x, lam)),
+        "the weights of images and losses are both swapped: lam belongs to image n and its own "
+        "label.": variant(
+            inputs=lambda x, order, lam: mixed(x[order], x, lam),
+            loss=lambda own, others, lam: mixed(others, own, lam),
+        ),
+        "the two losses are added without their weights.": variant(
+            loss=lambda own, others, lam: own + others
+        ),
+        "the two losses have equal weights; they have those of the images.": variant(
+            loss=lambda own, others, lam: (own + others) / 2
+        ),
+        "the losses are summed over the batch; their mean is asked for.": variant(reduction="sum"),
+        "one number is asked for, the mean over the batch.": variant(reduction="none"),
+        "the numbers of the classes are mixed: half of cat and dog is no class. Mix the losses.": (
+            of_classes
+        ),
+        "the model sees the images one by one, and not their mixtures.": of_images,
+        "the other labels are in another order than the other images: `labels[order]`.": (
+            other_way_back
+        ),
+    }
+    compare(
+        answer,
+        variant(),
+        cases,
+        mistakes,
+        what="the loss",
+        may_change=(0,),
+        gradients={1: "x"},
+        same_type_as=1,
+        describe=named("model", "x", "labels", "order", "lam"),
+    )

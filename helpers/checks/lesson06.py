@@ -1,13 +1,26 @@
 """Checks of the exercises of lesson 06, inside the network."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from helpers import resnet
-from helpers.checks.engine import compare, exercise, fail, outcome, pick, randomize, same
+from helpers.checks.engine import (
+    compare,
+    exercise,
+    fail,
+    named,
+    outcome,
+    parts,
+    pick,
+    rectangle,
+    same,
+    shown,
+)
+from helpers.checks.modules import randomize
 
 __all__ = [
     "check_receptive_field",
@@ -84,12 +97,25 @@ def check_receptive_field(receptive_field):
         ),
     }
     compare(
-        lambda layers: tuple(receptive_field(layers)),
+        lambda layers: parts(receptive_field(layers), "(size, step)"),
         oracle,
         cases,
         mistakes,
         what="(size, step)",
+        describe=named("layers"),
     )
+
+
+class Counted(nn.Module):
+    """A layer that counts how often it runs."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer, self.runs = layer, 0
+
+    def forward(self, x):
+        self.runs += 1
+        return self.layer(x)
 
 
 @exercise("6.2", "shapes by hooks")
@@ -119,7 +145,7 @@ def check_output_shapes(output_shapes):
         return {names[-1]: shapes(model, names, x)[names[-1]]}
 
     def answer(model, names, x):
-        before = model.training
+        before, runs = model.training, model.conv1.runs
         found = output_shapes(model, names, x)
         if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
             fail(
@@ -128,14 +154,22 @@ def check_output_shapes(output_shapes):
             )
         if model.training != before:
             fail("the model is left in another mode than it came in.")
-        return {name: tuple(shape) for name, shape in found.items()}
+        runs = model.conv1.runs - runs
+        if runs > 1:
+            fail(
+                f"the model runs {runs} times. Register all hooks first, then send x through once."
+            )
+        if not isinstance(found, Mapping):
+            fail(f"a dictionary is expected, got {shown(found)}.")
+        return {name: shape and tuple(shape) for name, shape in found.items()}
 
     names = ["layer2", "conv1", "layer3", "layer1", "avgpool", "fc"]
     cases = []
     for number in range(3):
-        side = 8 * pick(1, 2)
+        h, w = rectangle(2, 4)
         model = small_resnet().train(number == 1)
-        cases.append((model, names, torch.randn(pick(2, 3), 3, side, side)))
+        model.conv1 = Counted(model.conv1)
+        cases.append((model, names, torch.randn(pick(2, 3), 3, 4 * h, 4 * w)))
     mistakes = {
         "the batch is part of the shape: leave the first axis out.": with_batch,
         "these are the shapes of what goes *in*. A forward hook receives (module, inputs, "
@@ -151,7 +185,8 @@ def check_output_shapes(output_shapes):
         cases,
         mistakes,
         what="the dictionary of shapes",
-        keeps_inputs=False,
+        may_change=(0,),
+        describe=named("model", "names", "x"),
     )
 
 
@@ -204,7 +239,8 @@ def check_grad_cam(grad_cam):
 
     cases = []
     while len(cases) < 3:
-        model, x, name = small_resnet(), torch.randn(pick(3, 4), 3, 16, 16), STAGES[len(cases)]
+        model, name, (h, w) = small_resnet(), STAGES[len(cases)], rectangle(3, 5)
+        x = torch.randn(pick(3, 4), 3, 4 * h, 4 * w)
         predicted, others = model(x).argmax(1), model.fc.out_features - 1
         shift = 1 + torch.arange(len(x)) % others
         classes = (predicted + shift) % (others + 1)  # never the predicted ones
@@ -239,7 +275,8 @@ def check_grad_cam(grad_cam):
         "the maps are scaled to 0–1; leave them in units of the logit, so that they can be "
         "compared.": scaled,
     }
-    compare(answer, variant(), cases, mistakes, what="the maps", keeps_inputs=False)
+    describe = named("model", "layer", "x", "classes")
+    compare(answer, variant(), cases, mistakes, what="the maps", describe=describe)
 
 
 @exercise("6.4", "drop a block")
@@ -279,9 +316,10 @@ def check_without_block(without_block):
         return model(x)
 
     def answer(model, stage, index, x):
-        whole = model(x)
+        kept = x.clone()
+        whole = model(kept)
         logits = without_block(model, stage, index, x)
-        if not same(model(x), whole, 1e-6):
+        if not same(model(kept), whole, 1e-6):
             fail(
                 "the network is changed for good: after the call it gives other logits. Work on a "
                 "copy, or put the block back."
@@ -290,8 +328,9 @@ def check_without_block(without_block):
 
     cases = []
     for stage in STAGES:
-        cases.append((small_resnet(), stage, 1, torch.randn(pick(2, 3), 3, 16, 16)))
-    cases.append((small_resnet(), "layer1", 0, torch.randn(2, 3, 16, 16)))  # it keeps the shape
+        h, w = rectangle(3, 5)
+        cases.append((small_resnet(), stage, 1, torch.randn(pick(2, 3), 3, 4 * h, 4 * w)))
+    cases.append((small_resnet(), "layer1", 0, torch.randn(2, 3, 12, 16)))  # it keeps the shape
     mistakes = {
         "nothing is dropped: these are the whole network's logits.": nothing_dropped,
         "the block before it is dropped: `index` counts from 0.": variant(
@@ -311,7 +350,7 @@ def check_without_block(without_block):
             cases,
             mistakes,
             what="the logits",
-            keeps_inputs=False,
+            describe=named("model", "stage", "index", "x"),
         )
         model, _, _, x = cases[0]
         whole = model(x)
@@ -351,7 +390,7 @@ def check_relative_change(relative_change):
         width = pick(3, 6)
         block = randomize(resnet.BasicBlock(width, width)).eval()
         scale = torch.rand(5).view(-1, 1, 1, 1) * 3 + 0.2
-        cases.append((block, F.relu(torch.randn(5, width, pick(4, 6), pick(4, 6)) * scale)))
+        cases.append((block, F.relu(torch.randn(5, width, *rectangle(4, 6)) * scale)))
     mistakes = {
         "this is ‖y - x‖ / ‖x‖. The last ReLU has already cut F(x) + x: take `bn2`'s output.": (
             variant(lambda f, x: mean_ratio(F.relu(f + x) - x, x))
@@ -380,7 +419,7 @@ def check_relative_change(relative_change):
             cases,
             mistakes,
             what="the ratio",
-            keeps_inputs=False,
+            describe=named("block", "x"),
         )
 
 
@@ -434,4 +473,12 @@ def check_filter_normalised(filter_normalised):
             with_one_axis
         ),
     }
-    compare(filter_normalised, per_filter, cases, mistakes, what="the direction")
+    compare(
+        filter_normalised,
+        per_filter,
+        cases,
+        mistakes,
+        what="the direction",
+        same_type_as=1,
+        describe=named("direction", "weight"),
+    )

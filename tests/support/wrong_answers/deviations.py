@@ -87,6 +87,17 @@ WRONG = {
             "nn.AvgPool2d(stride), nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)",
             "ResNet-D",
         ),
+        ("nn.BatchNorm2d(out_channels)", "nn.GroupNorm(1, out_channels)", "GroupNorm"),
+        (
+            "nn.BatchNorm2d(out_channels)",
+            "nn.BatchNorm2d(out_channels, affine=False)",
+            "affine=False",
+        ),
+        (
+            "nn.BatchNorm2d(out_channels)",
+            "nn.BatchNorm2d(out_channels, track_running_stats=False)",
+            "track_running_stats=False",
+        ),
     ],
     "stages": [
         (STRIDE, "2 if i > 0 or j > 0 else 1", "except the very first"),  # 1 and 2 exchanged
@@ -117,6 +128,12 @@ WRONG = {
             "return F.relu(out + x)",
             "x += out\n        return F.relu(x)",
             "changes what it was given",
+        ),
+        ("def forward", "@torch.no_grad()\n    def forward", "no gradient flows at all"),
+        (
+            "out = self.bn2(self.conv2(out))",
+            "self.bn2(self.conv2(out))\n        out = self.bn2(self.conv2(out))",
+            "`bn2` runs 2 times",
         ),
     ],
     "schedule": [
@@ -153,17 +170,28 @@ WRONG = {
             "last batch",
             "inside the loop",
         ),
+        ("right = seen = 0", "right = seen = 0\n    list(batches)", "gone through twice"),
+        ("right = seen = 0", "right = seen = 0\n    len(batches)", "TypeError"),
     ],
     "predict": [
-        ("    model.train(was_training)\n", "", "left in eval mode"),
-        ("model.train(was_training)", "model.train()", "always put into train mode"),
+        ("        part.training = was_training\n", "        pass\n", "left in eval mode"),
+        ("part.training = was_training", "model.train()", "always put into train mode"),
+        (
+            "part.training = was_training",
+            "model.train(modes[0][1])",
+            "every module has its own mode",
+        ),
         ("model.eval()", "model.eval", "other company"),  # no parentheses
         ("model.eval()", "model.train()", "train mode before it predicts"),
         ("@torch.no_grad()\n", "", "gradients are recorded"),
         (
-            {"    model.eval()\n": "", "    model.train(was_training)\n": "    model.eval()\n"},
+            {
+                "    model.eval()\n": "",
+                "        part.training = was_training\n": "        model.eval()\n",
+            },
             "after the predictions",
         ),
+        ("    model.eval()\n", "    model.eval()\n    list(batches)\n", "gone through twice"),
     ],
     "ema": [
         (
@@ -235,6 +263,10 @@ WRONG = {
         ("randint(0, h,", "randint(0, h // 2,", "spread evenly"),
         (", 0.0)", ", 0.5)", "other than 0"),
         ("& in_columns", "| in_columns", "rectangle"),
+        ("rows >= top)", "rows >= top) & (torch.arange(n) % 10 > 0)[:, None]", "have no hole"),
+        ("randint(0, h,", "randint(0, h - 1,", "is never the centre"),
+        ("randint(0, w,", "randint(-1, w + 1,", "some centres lie outside", "column"),
+        ("rows < top + size)", "rows < top + size // 2 * 2)", "pixels high"),
     ],
     "preactivation": [
         (
@@ -264,6 +296,7 @@ WRONG = {
         ("return x + self.branch(x)", "return F.relu(x + self.branch(x))", "after the addition"),
         ("return x + self.branch(x)", "return x + self.branch[1:](x)", "first ReLU is gone"),
         ("return x + self.branch(x)", "return self.branch(x)", "nothing is added"),
+        ("def forward", "@torch.no_grad()\n    def forward", "no gradient flows at all"),
     ],
     "selection": [
         (SELECTION_AGAIN, "still the test images decide"),

@@ -16,6 +16,8 @@ WRONG = {
             "changes what it was given",
         ),
         ("return F.relu(branch(x) + x)", "F.relu(branch(x) + x)", "`return`"),
+        ("F.relu(branch(x) + x)", "F.relu(branch(x).add_(x))", "returns x itself"),
+        ("F.relu(branch(x) + x)", "F.relu(branch(x) + x).detach()", "flows at all"),
     ],
     "input-gradient": [
         ("g @ jacobian + g", "g @ jacobian", "identity is missing"),
@@ -65,7 +67,39 @@ WRONG = {
         ),
         ("last.weight", "last.bias", "shift β is set to 0; γ"),
         ("nn.init.zeros_(last.weight)", "last.weight * 0", "no scale is 0"),
-        ("raise ValueError", "print", "plain network is accepted"),
+        ("raise ValueError", "print", "plain network of BasicBlocks is accepted"),
+        (
+            "if not module.residual:",
+            "if not module.residual and isinstance(module, BasicBlock):",
+            "plain network of Bottlenecks is accepted",
+        ),
+        (
+            {
+                "            if not module.residual:": "            plain = not module.residual",
+                '                raise ValueError("a plain': '            text = str("a plain',
+                "zeros_(last.weight)": "zeros_(last.weight)\n"
+                "            if plain:\n                raise ValueError(text)",
+            },
+            "still its scales are 0",
+        ),
+        (
+            "nn.init.zeros_(last.weight)",
+            "nn.init.zeros_(last.weight)\n"
+            "            nn.init.zeros_([m for m in module.children() if isinstance(m, nn.Conv2d)]"
+            "[-1].weight)",
+            "last convolution",
+        ),
+        (
+            "nn.init.zeros_(last.weight)",
+            "nn.init.zeros_(last.weight)\n            nn.init.normal_(module.conv1.weight)",
+            "conv1.weight",
+            "'as before' expected, got 'changed'",
+        ),
+        (
+            "nn.init.zeros_(last.weight)",
+            "nn.init.zeros_(last.weight)\n            last.weight.requires_grad_(False)",
+            "no longer asks for a gradient",
+        ),
         ("raise ValueError", "raise RuntimeError", "stopped with RuntimeError"),
         (
             "nn.init.zeros_(last.weight)",
@@ -73,7 +107,7 @@ WRONG = {
             "in place",
             "optimiser",
         ),
-        ("(BasicBlock, Bottleneck)", "BasicBlock", "should be '0', and is 'not 0'"),
+        ("(BasicBlock, Bottleneck)", "BasicBlock", "'set to 0' expected, got 'as before'"),
     ],
     "second-moment": [
         ("(1 + scale**2) ** blocks", "(1 + scale) ** (2 * blocks)", "as if F(x) pointed along x"),
@@ -83,6 +117,7 @@ WRONG = {
         ("(1 + scale**2) ** blocks", "2**blocks", "not squared, or not used"),
         ("** blocks", "** (blocks / 2)", "root"),
         ("return (1 + scale**2)", "(1 + scale**2)", "`return`"),
+        ("** blocks", "** (blocks + 0.3)", "up to 5 %", "In the case blocks=6, scale="),
     ],
     "gradient-by-depth": [
         (

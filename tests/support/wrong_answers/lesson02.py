@@ -23,7 +23,8 @@ WRONG = {
         ("parameters * side**2", "2 * parameters * side**2", "twice"),
         ("kernel**2", "kernel", "k²"),
         ("* out_channels\n", "* out_channels + out_channels\n", "bias"),
-        ("side, parameters, parameters", "side, parameters", "3 parts"),
+        ("side, parameters, parameters", "side, parameters", "3 parts expected, got 2"),
+        ("// stride + 1", "// 2 + 1", "the side:", "In the case n="),
     ],
     "batch-norm": [
         ("unbiased=False", "unbiased=True", "divide by the unbiased"),
@@ -43,21 +44,39 @@ WRONG = {
             "    mean, var, gamma, beta = (",
             "eval mode",
         ),
-        ("running_mean.lerp_(", "running_mean = running_mean.lerp(", "part 2"),
+        ("running_mean.lerp_(", "running_mean = running_mean.lerp(", "running mean:"),
         (
-            "_(mean, momentum)\n        running_var.lerp_",
-            "(mean, momentum)\n        running_var.lerp",
+            "_(mean, momentum)\n            running_var.lerp_",
+            "(mean, momentum)\n            running_var.lerp",
             "do not change",
         ),
         (
             "return gamma * (x - mean) / (var + eps).sqrt() + beta",
             "return gamma * (x - mean) / (var + eps).sqrt()",
-            "part 1",
+            "output: wrong in",
         ),
         (
             "return gamma * (x - mean)",
             "x -= mean\n    return gamma * x",
             "changes what it was given",
+        ),
+        ("(x - mean)", "(x - mean).detach()", "gradient at `x` is wrong"),
+        ("return gamma *", "return gamma.data *", "no gradient reaches `gamma`"),
+        ("x.mean((0, 2, 3)), x.var(", "x.mean((0, 2, 3)).data, x.var(", "gradient at `x` is wrong"),
+        ("def batch_norm(", "@torch.no_grad()\ndef batch_norm(", "no gradient"),
+        ("with torch.no_grad():", "if True:", "part of the graph"),
+        (
+            """def batch_norm(x, gamma, beta, mean, var, training, momentum=0.1, eps=1e-5):
+    return F.batch_norm(x, mean, var, gamma, beta, training, momentum, eps)
+""",
+            "own BatchNorm",
+        ),
+        (
+            """def batch_norm(x, gamma, beta, mean, var, training, momentum=0.1, eps=1e-5):
+    norm = nn.BatchNorm2d(len(gamma), eps, momentum).train(training)
+    return norm(x)
+""",
+            "own BatchNorm",
         ),
     ],
     "basic-block": [
@@ -95,6 +114,34 @@ WRONG = {
             "stopped with RuntimeError",
             "of its cell: self.conv2 =",  # and not the line of helpers/resnet.py
         ),
+        (
+            "out = self.bn2(self.conv2(out))",
+            "self.bn2(self.conv2(out))\n        out = self.bn2(self.conv2(out))",
+            "`bn2` runs 2 times",
+        ),
+        (
+            "self.conv2 = conv3x3(width, width)",
+            "self.conv2 = conv1x1(width, width)",
+            "`conv2.weight` has a 1×1 kernel",
+            "3×3",
+        ),
+        (
+            {
+                "nn.Sequential(conv1x1": "nn.Sequential(__import__('collections').OrderedDict("
+                "conv=conv1x1",
+                "nn.BatchNorm2d(width))": "norm=nn.BatchNorm2d(width)))",
+            },
+            "called `conv` and `norm`",
+        ),
+        ("downsample", "projection", "no projection is called `downsample`", "`projection`"),
+        ("out + shortcut)", "out.detach() + shortcut)", "no gradient flows through F"),
+        ("def forward", "@torch.no_grad()\n    def forward", "no gradient flows at all"),
+        (
+            "self.bn1 = nn.BatchNorm2d(width)",
+            "self.bn1 = nn.BatchNorm2d(width, momentum=0.3)",
+            "buffers, at ['bn1.running_mean']",
+            "train mode",
+        ),
     ],
     "bottleneck": [
         ("expansion = 4", "expansion = 1", "`Bottleneck.expansion` should be 4"),
@@ -111,6 +158,13 @@ WRONG = {
         ("conv3x3(width, width, stride)", "conv3x3(width, width)", "no convolution has the stride"),
         ("in_channels != out_channels", "in_channels != width", "downsample"),
         ("width * self.expansion", "width", "conv3.weight", "count its channels"),
+        (
+            "self.conv1 = conv1x1(in_channels, width)",
+            "self.conv1 = conv3x3(in_channels, width)",
+            "`conv1.weight` has a 3×3 kernel",
+            "1×1",
+        ),
+        ("out + shortcut)", "out + shortcut.detach())", "no gradient flows through the shortcut"),
     ],
     "make-stage": [
         ("width, 1)", "width, stride)", "every block has the stride"),
@@ -132,6 +186,7 @@ WRONG = {
             },
             "shares its weights",
         ),
+        ("(in_channels, width, stride)]", "(in_channels, width, 2)]", "whatever `stride` is"),
     ],
     "option-a": [
         (
@@ -160,6 +215,14 @@ WRONG = {
             ": x.shape[3] // stride * stride : stride]",
             "shape",
         ),
+        (
+            "return F.pad(x, (0, 0, 0, 0, 0, out_channels - x.shape[1]))",
+            "zeros = torch.zeros(len(x), out_channels - x.shape[1], *x.shape[2:])\n"
+            "    return torch.cat([x, zeros], 1)",
+            "type is not",
+            "bfloat16 expected",
+        ),
+        ("::stride, ::stride]", "::2, ::2]", "shape", "stride=1"),
     ],
     "kaiming": [
         ("out_channels, _, k, _ = weight.shape", "_, out_channels, k, _ = weight.shape", "fan_in"),
@@ -174,6 +237,13 @@ WRONG = {
         ),
         ("weight.normal_(0, ", "weight = torch.randn_like(weight) * (", "still zero"),
         ("normal_(0, ", "normal_(0.01, ", "mean"),
+        ("with torch.no_grad():", "if True:", "refuses to be overwritten"),
+        ("k**2", "9", ", 1, 1) the variance should be near"),
+        (
+            "with torch.no_grad():",
+            "torch.manual_seed(0)\n    with torch.no_grad():",
+            "Is a seed set",
+        ),
     ],
     "count": [
         (
@@ -197,11 +267,31 @@ WRONG = {
             },
             "buffers, not parameters",
         ),
-        (" + 2 * (w + w + 4 * w)", "", "should be"),
+        (" + 2 * (w + w + 4 * w)", "", "expected, got", "depths=("),
         ("+ 2 * (4 * w)  # the projection", "", "projections' BatchNorm"),
         ("if number == 0:", "if number == 0 and i > 0:", "first stage's projection"),
         ("if number == 0:", "if False:", "projections are missing"),
         (" + num_classes\n", "\n", "linear layer's bias"),
         ("27 * width + 2 * width", "0", "stem"),
+        ("total, channels = 27", "nn.Linear(width, 9)\n    total, channels = 27", "is built"),
+    ],
+    "squeeze-excite": [
+        ("torch.sigmoid(self.fc2(", "(self.fc2(", "sigmoid is missing"),
+        ("torch.sigmoid(self.fc2(", "F.softmax(dim=1, input=self.fc2(", "softmax"),
+        ("torch.sigmoid(self.fc2(", "F.relu(self.fc2(", "where the sigmoid belongs"),
+        ("F.relu(self.fc1(squeezed))", "self.fc1(squeezed)", "between the two linear layers"),
+        ("f.mean((2, 3))", "f.sum((2, 3))", "take the mean"),
+        ("f.mean((2, 3))", "f.amax((2, 3))", "maximum"),
+        ("f.mean((2, 3))", "f.mean((0, 2, 3)).expand(len(f), -1)", "over the batch"),
+        ("return f * ", "return f + f * ", "only scales"),
+        ("return f * ", "return f + ", "multiply the channels"),
+        ("return f * factors", "return f * factors.detach()", "through the factors"),
+        ("channels // reduction, channels)", "channels // 16, channels)", "`fc2.weight`"),
+        (
+            "nn.Linear(channels, channels // reduction)",
+            "nn.Conv2d(channels, channels // reduction, 1)",
+            "another kind of layer",
+        ),
+        ("channels // reduction)\n", "channels // reduction, bias=False)\n", "fc1.bias"),
     ],
 }

@@ -32,7 +32,7 @@ WRONG = {
             "mirrors",
         ),
         ("picked.permute(0, 3, 1, 2)", "picked", "shape"),
-        (".abs()\n        return", "\n        return", "is wrong in"),
+        (".abs()\n        return", "\n        return", "wrong in", "In the case images="),
     ],
     "flip": [
         ("x.flip(3)", "x.flip(2)", "upside down"),
@@ -53,6 +53,12 @@ WRONG = {
             "return torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x)",
             "x[chosen] = x[chosen].flip(3)\n    return x",
             "changes what it was given",
+        ),
+        (
+            "torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x)",
+            "x + chosen.view(-1, 1, 1, 1).float() * (x.flip(3).float() - x)",
+            "type is not",
+            "uint8 expected",
         ),
     ],
     "cutout": [
@@ -121,5 +127,7 @@ WRONG = {
             "0 indices for",
         ),
         ("torch.nonzero(rest)[:, 0], ", "torch.nonzero(rest)[:-1, 0], ", "lost"),
+        ("labels.unique()", "range(10)", "`per_class` of each"),
+        ("rest = torch.ones", "labels += 1\n    rest = torch.ones", "changes what it was given"),
     ],
 }

@@ -40,11 +40,21 @@ WRONG = {
             },
             "added up",
         ),
-        ("+ epsilon * uniform", "+ (epsilon * uniform).item()", "gradient is wrong"),
+        ("+ epsilon * uniform", "+ (epsilon * uniform).item()", "gradient at `logits` is wrong"),
         (
             "return (1 - epsilon) * plain + epsilon * uniform",
             "return ((1 - epsilon) * plain + epsilon * uniform).item()",
             ".item()",
+        ),
+        (
+            "return (1 - epsilon) * plain + epsilon * uniform",
+            "return F.cross_entropy(logits, labels, label_smoothing=epsilon)",
+            "own cross-entropy",
+        ),
+        (
+            "return (1 - epsilon) * plain + epsilon * uniform",
+            "return nn.CrossEntropyLoss(label_smoothing=epsilon)(logits, labels)",
+            "own cross-entropy",
         ),
     ],
     "sgd-step": [
@@ -91,6 +101,17 @@ WRONG = {
             "without end",
         ),
         ("if value.is_floating_point():", "if True:", "stopped with"),
+        (
+            "value.copy_(theirs[name])",
+            "average[1].num_batches_tracked = theirs[name]",
+            "`1.num_batches_tracked`",
+            "the model's own tensor",
+        ),
+        (
+            "1 - decay)\n",
+            "1 - decay)\n                theirs[name].mul_(2)\n",
+            "the model itself is changed",
+        ),
     ],
     "train-one-epoch": [
         ("        optimizer.zero_grad()\n", "", "pile up"),
@@ -122,6 +143,27 @@ WRONG = {
             {"loss_sum +=": "loss_sum =", "correct +=": "correct =", "seen +=": "seen ="},
             "last batch",
         ),
+        ("loss.item() * len(labels)", "loss * len(labels)", "carries its graph"),
+        (
+            {
+                "loss_sum, correct, seen = 0.0, 0, 0": "losses, correct, seen = [], 0, 0",
+                "loss_sum += loss.item() * len(labels)": "losses.append(loss * len(labels))",
+                "loss_sum / seen": "sum(losses).item() / seen",
+            },
+            "keeps the graph of every batch",
+        ),
+        (
+            {
+                "seen = 0.0, 0, 0": "seen = 0.0, 0, sum(len(y) for _, y in batches)",
+                "        seen += len(labels)\n": "",
+            },
+            "gone through twice",
+        ),
+        (
+            "return loss_sum / seen, correct / seen",
+            "return loss_sum / seen",
+            "(loss, accuracy) expected",
+        ),
     ],
     "checkpoint": [
         (
@@ -143,5 +185,46 @@ WRONG = {
         ('return saved["epochs_done"]', 'return saved["epochs_done"] + 1', "too many or too few"),
         ('return saved["epochs_done"]', "pass", "returns None"),
         (", path)", ', path.with_name("other.pt"))', "no file at `path`"),
+        (
+            "        part.load_state_dict(saved[name])",
+            "        if name == 'optimizer':\n"
+            "            groups = part.state_dict()['param_groups']\n"
+            "            saved[name]['param_groups'] = groups\n"
+            "        part.load_state_dict(saved[name])",
+            "settings (`param_groups`) are not",
+        ),
+        (
+            {
+                "    torch.save({": "    path.write_text('')\n    KEPT.update({",
+                ", path)": ")",
+                "torch.load(path, weights_only=True)": "KEPT",
+                "def save(": "KEPT = {}\n\n\ndef save(",
+            },
+            "second comes back",
+        ),
+        (
+            ", path)",
+            ", path)\n    torch.save(optimizer.state_dict(), path.with_suffix('.opt'))",
+            "should write one file",
+            "checkpoint.opt",
+        ),
+    ],
+    "mixup-loss": [
+        ("lam * own + (1 - lam) * others", "own", "the labels are not"),
+        ("model(mixture)", "model(x)", "the images are not"),
+        ("lam * own + (1 - lam) * others", "lam * others + (1 - lam) * own", "losses are swapped"),
+        ("lam * x + (1 - lam) * x[order]", "lam * x[order] + (1 - lam) * x", "images are swapped"),
+        ("lam * own + (1 - lam) * others", "own + others", "without their weights"),
+        ("lam * own + (1 - lam) * others", "(own + others) / 2", "equal weights"),
+        ("labels[order])", "labels[order.argsort()])", "another order"),
+        (
+            "    own = ",
+            "    mixed = lam * labels + (1 - lam) * labels[order]\n"
+            "    return F.cross_entropy(logits, mixed.long())\n    own = ",
+            "no class",
+        ),
+        ("logits = model(mixture)", "logits = model(mixture)\n    model(x)", "runs 2 times"),
+        ("return lam * own", "return lam * own.detach()", "gradient at `x` is wrong"),
+        (", labels)", ", labels, reduction='sum')", "expected, got", "lam="),
     ],
 }

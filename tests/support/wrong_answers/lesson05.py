@@ -25,6 +25,15 @@ WRONG = {
         ),
         (".view(classes, classes)", ".view(classes, classes) / len(labels)", "fractions"),
         (", minlength=classes**2", "", "stopped with RuntimeError"),
+        (".view(classes, classes)", ".view(classes, classes).float()", "whole numbers expected"),
+        (
+            """def confusion(labels, predicted, classes):
+    from sklearn.metrics import confusion_matrix
+
+    return torch.tensor(confusion_matrix(labels, predicted, labels=range(classes)))
+""",
+            "scikit-learn",
+        ),
     ],
     "recall-precision": [
         (
@@ -80,7 +89,7 @@ WRONG = {
     ],
     "fit-temperature": [
         ("logits / t", "logits * t", "*divided*"),
-        ("temperatures[losses.argmin()].item()", "1.0", "T is 1"),
+        ("temperatures[losses.argmin()].item()", "1.0", "1 in every case"),
         (
             "temperatures[losses.argmin()].item()",
             "temperatures.log()[losses.argmin()].item()",
@@ -92,7 +101,9 @@ WRONG = {
             "F.cross_entropy(logits / t, logits.argmax(1))",
             "predictions",
         ),
-        ("argmin", "argmax", "should be"),
+        ("argmin", "argmax", "in every case"),
+        ("temperatures[losses.argmin()].item()", "1.5", "1.5 in every case"),
+        (".item()", ".item() + 0.1", "expected, got", "In the case logits="),
     ],
     "smallest-difference": [
         ("2 * accuracy", "accuracy", "√2"),
@@ -113,6 +124,12 @@ WRONG = {
         ("(hits.max(dim=1).values / n).mean().item()", "hits.max()[None] / n", "over *all* draws"),
         (" / n)", ")", "number of images"),
         (".mean().item()", ".mean().item() * 100", "percent"),
-        ("(2000, count)", "(2000, max(1, count // 4))", "hold `count` scores"),
+        ("(2000, count)", "(2000, max(1, count // 4))", "the best of about", "hold `count`"),
+        (
+            "(hits.max(dim=1).values / n).mean().item()",
+            "p + math.sqrt(2 * math.log(count) * p * (1 - p) / n)",
+            "a bound on",
+        ),
+        (" / n).mean().item()", " / n).mean().item() - 0.5", "expected, got"),
     ],
 }

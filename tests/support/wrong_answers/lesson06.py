@@ -23,8 +23,15 @@ WRONG = {
         ("handle.remove()", "pass", "hooks are left"),
         ("model(x)", "model.train()(x)", "another mode"),
         ("model(x)", "model.eval()(x)", "another mode"),
-        ("dict.fromkeys(names), []", "{}, []", "should have the keys"),
-        ("return shapes", "return None", "stopped with"),
+        ("dict.fromkeys(names), []", "{}, []", "the keys", "expected, got"),
+        ("return shapes", "return None", "returns None"),
+        (
+            "        handles.append(getattr(model, name).register_forward_hook(note))",
+            "        handles.append(getattr(model, name).register_forward_hook(note))\n"
+            "        model(x)",
+            "runs 7 times",
+        ),
+        ("return shapes", "return list(shapes.values())", "a dictionary is expected"),
     ],
     "grad-cam": [
         (
