@@ -41,6 +41,9 @@ mathjax_path = "tex-svg-full.js"
 
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
 default_role = "code"  # `name` in a docstring
 maximum_signature_line_length = 80
 

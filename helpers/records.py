@@ -175,7 +175,7 @@ def read_run(name: str | Path) -> dict:
         for part in ("config", "environment", "metrics"):
             run[part] = json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
         run["history"] = pd.read_csv(folder / "history.csv")
-        for file in sorted(folder.glob("*.npz")):
+        for file in sorted(folder.glob("*_*.npz")):
             split = file.name.split("_")[0]
             with file.open("rb") as opened, np.load(opened) as stored:
                 for kind, values in stored.items():
@@ -189,6 +189,7 @@ def read_run(name: str | Path) -> dict:
 
     if run["config"].get("flip") is True:  # as records say it that are older than "alternate"
         run["config"]["flip"] = "random"
+    run["config"].setdefault("products", "off")  # older records knew no other way
     defaults = dataclasses.asdict(TrainConfig())
     run["config"] = {name: run["config"].get(name, default) for name, default in defaults.items()}
     if "classes" not in run["metrics"]:  # older records are of a data set with ten

@@ -69,7 +69,7 @@ class TrainConfig:
     ema: float = setting(0.0, "decay of the average of weights that is evaluated; 0 for none")
     zero_gamma: bool = setting(False, "start every residual block as the identity")
     whiten: bool = setting(False, "compute the first filters from training images, and freeze them")
-    sizes: str = setting("", "side of the images in pixels: '16 24@0.5 32@0.8', from half on 24 …")
+    sizes: str = setting("", "side of the images in pixels, as in '16 24@0.5 32@0.8'")
     grow: float = setting(0.0, "fraction of all epochs with only the first block of each stage")
     grow_gamma: float = setting(0.0, "BatchNorm's last scale in the blocks that then join")
     compile: bool = setting(False, "train with torch.compile")
@@ -97,7 +97,7 @@ class TrainConfig:
 
 
 def parse_sizes(sizes: str) -> list[tuple[float, int]]:
-    """ "16 24@0.5" as [(0.0, 16), (0.5, 24)]: fractions of the epochs, and sides from there on.
+    """The phases in ``16 24@0.5``, [(0.0, 16), (0.5, 24)]: fractions of the epochs, and sides.
 
     Raises ValueError if it cannot be read so.
     """
