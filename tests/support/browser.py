@@ -38,7 +38,8 @@ FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-sync"
 )
-# no icon is served; a first visit has no theme yet; a kernel that is closed drops its connection; there may be no internet
+# no icon is served; a first visit has no theme yet; a kernel that is closed drops its connection;
+# there may be no internet
 NOISE = ["favicon", "Got invalid theme mode", "/api/kernels", "WebSocket", "colab-badge.svg"]
 
 
