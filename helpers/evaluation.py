@@ -49,8 +49,8 @@ def predict(
     """Logits (N, num_classes), float32 on the CPU, of every image of `split`, in its order.
 
     The images are normalised as `dataset` says and, with a `size`, made so many pixels wide and
-    high. The model is in eval mode meanwhile (BatchNorm uses
-    its running statistics) and in its old mode afterwards.
+    high. The model is in eval mode meanwhile (BatchNorm uses its running statistics) and in its old
+    mode afterwards.
     """
     batches = []
     with evaluating(model), autocast or nullcontext():

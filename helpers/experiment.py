@@ -82,6 +82,15 @@ def seconds_of(steps: int, config: TrainConfig, dataset: Dataset, model: nn.Modu
         return fit(model, few, settings, progress=False)[0]["seconds"]
 
 
+def time_step(config: TrainConfig, dataset: Dataset, model: nn.Module) -> tuple[float, int]:
+    """Seconds of a training step, the mean of a few really taken, and how many those were."""
+    seconds_of(1, config, dataset, model)  # the first step also sets everything up
+    one = seconds_of(1, config, dataset, model)
+    most = len(dataset.train) // config.batch_size
+    steps = distributed.from_first(lambda: max(2, min(50, int(5 / one), most)))
+    return seconds_of(steps, config, dataset, model) / steps, steps
+
+
 def dry_run(config: TrainConfig, root: str | Path | None = None) -> str:
     """The plan of a run, with its time estimated from a few steps really taken.
 
@@ -90,24 +99,21 @@ def dry_run(config: TrainConfig, root: str | Path | None = None) -> str:
     config, dataset, model = prepare(config, root)
     lines = [describe(config, dataset, model)]
     steps = len(epoch_batches(dataset, config, epoch=0))
-    most = len(dataset.train) // config.batch_size
     compiled = ", not compiled" if config.compile else ""
-    estimate = 0.0
-    for (size, whole), epochs in phases(config).items():
+    estimate, parts = 0.0, phases(config)
+    for (size, whole), epochs in parts.items():
         settings = dataclasses.replace(config, sizes=str(size or ""))
         network = model if whole else first_blocks(model)
-        seconds_of(1, settings, dataset, network)  # the first step also sets everything up
-        one = seconds_of(1, settings, dataset, network)
-        enough = max(2, min(50, int(5 / distributed.from_first(lambda one=one: one)), most))
-        per_step = seconds_of(enough, settings, dataset, network) / enough
+        per_step, taken = time_step(settings, dataset, network)
         estimate += epochs * steps * per_step
         if config.split == "train":  # a forward pass is about a third of a step
             estimate += epochs * len(dataset.val) / config.batch_size * per_step / 3
-        part = f"{epochs} epochs, {size or 'all'} pixels{'' if whole else ', first blocks'}: "
-        lines.append(
-            f"{part if len(phases(config)) > 1 else ''}{per_step:.3g} s per step "
-            f"({config.batch_size / per_step:,.0f} images/s, mean of {enough} steps{compiled})"
-        )
+        line = f"{per_step:.3g} s per step ({config.batch_size / per_step:,.0f} images/s, "
+        line += f"mean of {taken} steps{compiled})"
+        if len(parts) > 1:
+            blocks = "" if whole else ", first blocks"
+            line = f"{epochs} epochs, {size or 'all'} pixels{blocks}: {line}"
+        lines.append(line)
     lines.append(f"about {estimate / 60:,.1f} minutes for {config.epochs * steps:,} steps")
     return "\n".join(lines)
 
@@ -161,11 +167,11 @@ def run(
     environment = describe_environment(config.device, command)
     autocast = make_autocast(config.precision, torch.device(config.device))
 
-    def logits_of(split: Split, network: nn.Module) -> Tensor:
-        return predict(network, dataset, split, autocast=autocast)
+    def logits_of(split: Split, network: nn.Module, size: int | None = None) -> Tensor:
+        return predict(network, dataset, split, autocast=autocast, size=size)
 
     def trace(network: nn.Module, row: dict) -> None:
-        logits = predict(network, dataset, dataset.test, autocast=autocast, size=row.get("size"))
+        logits = logits_of(dataset.test, network, row.get("size"))
         row["test_accuracy"] = evaluate(logits, dataset.test.labels)[1]
 
     history = fit(model, dataset, config, checkpoint, on_epoch=trace if test_trace else None)

@@ -227,13 +227,15 @@ def differing_settings(runs: Sequence[dict]) -> list[str]:
 
 def right_answers(name: str, split: str = "val") -> list[Tensor]:
     """For each seed of `name`, which images of "val" or "test" the network got right, (N,) bool."""
-    answers = []
-    for run in read_seeds(name):
-        predictions = run.get(f"{split}_predictions")  # of a slim record
-        if predictions is None:
-            predictions = run[f"{split}_logits"].argmax(dim=1)
-        answers.append(predictions == run[f"{split}_labels"])
-    return answers
+    return [is_right(run, split) for run in read_seeds(name)]
+
+
+def is_right(run: dict, split: str) -> Tensor:
+    """Which images of "val" or "test" the network of a run got right, (N,) bool."""
+    predictions = run.get(f"{split}_predictions")  # of a slim record
+    if predictions is None:
+        predictions = run[f"{split}_logits"].argmax(dim=1)
+    return predictions == run[f"{split}_labels"]
 
 
 def compare(names: Sequence[str], split: str = "val") -> pd.DataFrame:
@@ -244,19 +246,19 @@ def compare(names: Sequence[str], split: str = "val") -> pd.DataFrame:
     counted while the last epoch runs, on augmented images.
     """
     arms = {name: read_seeds(name) for name in names}
+    right = {name: [is_right(run, split) for run in runs] for name, runs in arms.items()}
     differing = differing_settings([runs[0] for runs in arms.values()])
     title = {"val": "validation", "test": "test"}[split]
     rows = []
     for name, runs in arms.items():
-        answers = right_answers(name, split)
         training = [100 * run["history"].train_accuracy.iloc[-1] for run in runs]
         row = {"arm": name} | {setting: runs[0]["config"][setting] for setting in differing}
         row |= {"n": len(runs), "training (%)": mean_and_sd(training)}
-        accuracies = [100 * right.double().mean().item() for right in answers]
+        accuracies = [100 * answers.double().mean().item() for answers in right[name]]
         row[f"{title} (%)"] = mean_and_sd(accuracies)
         row["difference"] = row["95 % interval"] = ""
         if name != names[0]:
-            found = difference(answers, right_answers(names[0], split))
+            found = difference(right[name], right[names[0]])
             row["difference"] = f"{100 * found.value:+.2f}"
             row["95 % interval"] = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
             if found.test_sampling_only:

@@ -199,12 +199,13 @@ def epoch_batches(dataset: Dataset, config: TrainConfig, epoch: int) -> Batches:
     if config.flip == "alternate":
         split = data.alternate_flip(split, config.seed, epoch)
     generator = torch.Generator(split.images.device).manual_seed(config.seed * 100_000 + epoch)
+    size = image_size(config, epoch)
 
     def transform(images: Tensor) -> Tensor:
         images = data.random_crop_flip(images, config.crop, config.flip == "random", generator)
         x = dataset.normalize(images)
         x = data.random_cutout(x, config.cutout, generator) if config.cutout else x
-        return data.resize(x, image_size(config, epoch))
+        return data.resize(x, size)
 
     mix = None
     if config.mixing and epoch < 0.9 * config.epochs:

@@ -126,13 +126,6 @@ def half_resnet50(num_classes: int = 10) -> ResNet:
     return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, "imagenet", width=32)
 
 
-def bottlenecks(
-    depths: tuple[int, int, int, int], num_classes: int = 10, shortcut: Shortcut | None = projection
-) -> ResNet:
-    """A network like ResNet-50 with other numbers of blocks per stage, or a plain one."""
-    return ResNet(Bottleneck, depths, num_classes, shortcut=shortcut)
-
-
 def preactivation20(num_classes: int = 10) -> PreActivationResNet:
     """ResNet-20 of pre-activation blocks."""
     return PreActivationResNet((3, 3, 3), num_classes)
@@ -149,7 +142,6 @@ VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "resnet20-imagenet-stem": partial(small, 20, stem="imagenet"),
     "bottleneck11": partial(small, 11, block=Bottleneck, shortcut=projection),
     "bottleneck11-v1": partial(small, 11, block=BottleneckV1, shortcut=projection),
-    "resnet14": partial(bottlenecks, (1, 1, 1, 1)),
-    "plain26": partial(bottlenecks, (2, 2, 2, 2), shortcut=None),
+    "resnet14": partial(ResNet, Bottleneck, (1, 1, 1, 1)),
     "resnet50-half": half_resnet50,
 }

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from from_notebook import definitions
 from scipy import stats
 from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
@@ -14,6 +13,7 @@ from torch import nn
 from helpers.evaluation import difference, evaluate, predict, train_mode
 from helpers.records import compare
 from helpers.resnet import resnet20
+from tools.from_notebook import definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from from_notebook import definitions
 from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,6 +25,7 @@ from helpers.resnet import (
     resnet50,
 )
 from tools import inspect_run
+from tools.from_notebook import definitions
 
 LESSON = definitions(
     "06_inside_the_network",

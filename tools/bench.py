@@ -233,60 +233,70 @@ def seconds_per_image(batches) -> float:
 # --- what the machine could do
 
 
-def hardware_limits(device: torch.device) -> tuple[float, float]:
-    """TFLOP/s of a large bfloat16 matrix product, and TB/s of a copy: the limits of any step."""
-    side, memory = (8192, 2**30) if device.type == "cuda" else (2048, 2**28)
+def best_seconds(work: Callable[[], Tensor], device: torch.device) -> float:
+    """The shortest of ten times."""
+    seconds = []
+    for _ in range(10):
+        synchronize(device)
+        start = time.perf_counter()
+        work()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def product_limit(device: torch.device) -> float:
+    """FLOP/s of a large bfloat16 matrix product: what no step can exceed."""
+    side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
     b = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    x = torch.empty(memory, device=device, dtype=torch.uint8)
+    return 2 * side**3 / best_seconds(lambda: a @ b, device)
 
-    def best(work: Callable[[], Tensor]) -> float:
-        seconds = []
-        for _ in range(10):
-            synchronize(device)
-            start = time.perf_counter()
-            work()
-            synchronize(device)
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
 
-    product, copy = best(lambda: a @ b), best(lambda: x.clone())
-    return 2 * side**3 / product / 1e12, 2 * memory / copy / 1e12
+def copy_limit(device: torch.device) -> float:
+    """Bytes that a copy moves per second, read and written."""
+    x = torch.empty(2**30, device=device, dtype=torch.uint8)
+    return 2 * len(x) / best_seconds(x.clone, device)
+
+
+def flops_per_image(size: int = 32) -> int:
+    """Operations of a training step of ResNet-50 for one image of size × size pixels."""
+    multiply_adds = int(summarize(resnet50(), (3, size, size)).multiply_adds.sum())
+    return 2 * 3 * multiply_adds  # 2 per multiply-add; the two gradients cost a pass each
+
+
+def limit_row(what: str, ours: float, per_image: float, floor: float, size: int = 32) -> dict:
+    """A measurement in seconds beside the limit; `per_image` is ours, `floor` the shortest."""
+    return {
+        "what": what,
+        "ours": ours,
+        "unit": "s",
+        "images_per_second": 1 / per_image,
+        "tflops": flops_per_image(size) / per_image / 1e12,
+        "share_of_floor": floor / per_image,
+    }
 
 
 def cpu_rows(batch_size: int, device: torch.device, precision: str) -> list[dict]:
     """Our step at three image sizes beside what the arithmetic alone would take."""
     rows = []
     for size in (16, 24, 32):
-        flops = 6 * int(summarize(resnet50(), (3, size, size)).multiply_adds.sum()) * batch_size
         step = our_step(batch_size, device, precision, size=size)
         step()
-        seconds, tflops = [], []
+        seconds, limits = [], []
         for _ in range(5):  # interleaved: a busy neighbour slows both
-            tflops.append(hardware_limits(device)[0])
+            limits.append(product_limit(device))
             seconds.append(step())
-        rows.append(
-            {
-                "what": f"step of ResNet-50, batch {batch_size}, {size}×{size}, {precision}",
-                "ours": statistics.median(seconds),
-                "unit": "s",
-                "images_per_second": batch_size / statistics.median(seconds),
-                "tflops": flops / statistics.median(seconds) / 1e12,
-                "share_of_floor": flops
-                / statistics.median(seconds)
-                / 1e12
-                / statistics.median(tflops),
-            }
-        )
+        ours = statistics.median(seconds)
+        floor = flops_per_image(size) / statistics.median(limits)
+        what = f"step of ResNet-50, batch {batch_size}, {size}×{size}, {precision}"
+        rows.append(limit_row(what, ours, ours / batch_size, floor, size))
     return rows
 
 
 def gpu_rows(device: torch.device, precision: str) -> list[dict]:
     """Seconds per epoch of ResNet-50 on 50,000 images, eager and compiled, beside the limit."""
-    multiply_adds = int(summarize(resnet50()).multiply_adds.sum())
-    flops = 2 * 3 * multiply_adds  # 2 per multiply-add; the two gradients cost a pass each
-    tflops, bandwidth = hardware_limits(device)
-    floor = 50_000 * max(flops / (tflops * 1e12), BYTES_PER_IMAGE / (bandwidth * 1e12))
+    floor = max(flops_per_image() / product_limit(device), BYTES_PER_IMAGE / copy_limit(device))
     rows = []
     for compiled in (False, True):
         mode = "compiled" if compiled else "eager"
@@ -294,16 +304,8 @@ def gpu_rows(device: torch.device, precision: str) -> list[dict]:
             step = our_step(batch_size, device, precision, compiled)
             step()
             seconds = statistics.median(step() for _ in range(20)) / batch_size
-            rows.append(
-                {
-                    "what": f"epoch of ResNet-50, batch {batch_size}, {precision}, {mode}",
-                    "ours": 50_000 * seconds,
-                    "unit": "s",
-                    "images_per_second": 1 / seconds,
-                    "tflops": flops / seconds / 1e12,
-                    "share_of_floor": floor / (50_000 * seconds),
-                }
-            )
+            what = f"epoch of ResNet-50, batch {batch_size}, {precision}, {mode}"
+            rows.append(limit_row(what, 50_000 * seconds, seconds, floor))
     return rows
 
 

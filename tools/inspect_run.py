@@ -21,7 +21,7 @@ from helpers.data import Dataset, Split, load
 from helpers.inspection import block_names, capture
 from helpers.records import folder_of, load_model
 from helpers.system import make_autocast, resolve_device, resolve_precision
-from tests.support.from_notebook import definitions
+from tools.from_notebook import definitions
 
 LESSON = definitions(
     "06_inside_the_network",

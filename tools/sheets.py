@@ -60,7 +60,7 @@ def game(notebook: nbformat.NotebookNode) -> list[str]:
     """The report and the code of each deviation, without hints."""
     sheets, report = [], ""
     for cell in notebook.cells:
-        if re.match(r"## \d|## D\d", cell.source):
+        if re.match(r"## D\d", cell.source):
             report = re.sub(r"^\*\*Time:.*\n", "", DETAILS.sub("", cell.source), flags=re.MULTILINE)
         elif report and cell.cell_type == "code":
             sheets.append(f"{report}\n\n```python\n{cell.source}\n```\n")

@@ -302,7 +302,7 @@ def check_schedule(make_schedule):
     mistakes = {
         "the rate after the last step should be 0. How many steps does the schedule expect, how "
         "many are taken?": sized(lambda n, b, e: e * (50_000 // b)),
-        "this is sized for 45,000 images, whatever `pictures` says. The next subset will be of "
+        "this is sized for 45,000 images, whatever `images` says. The next subset will be of "
         "another size.": sized(lambda n, b, e: e * (45_000 // b)),
         "the last, short batch of an epoch is dropped, and counted here: round down, not up.": (
             sized(lambda n, b, e: e * math.ceil(n / b))
@@ -321,7 +321,7 @@ def check_schedule(make_schedule):
         cases,
         mistakes,
         what="the learning rate of the steps",
-        describe=named("pictures", "batch_size", "epochs"),
+        describe=named("images", "batch_size", "epochs"),
     )
 
 

@@ -21,16 +21,22 @@ def randomize(module: nn.Module) -> nn.Module:
 
 def observe(module: Callable, x: Tensor, changed: str = CHANGED) -> tuple[Tensor, Tensor]:
     """The output, and the gradient at the input; fails where the input is overwritten."""
-    x = x.clone().requires_grad_()
-    given = x * 1.0
+    y, leaf = run_on(module, x, changed)
+    if not isinstance(y, Tensor):
+        return y
+    return y.detach(), input_gradient(y, leaf)
+
+
+def run_on(module: Callable, x: Tensor, changed: str = CHANGED) -> tuple[Tensor, Tensor]:
+    """The output, and the copy of x to differentiate by; fails where the input is overwritten."""
+    leaf = x.clone().requires_grad_()
+    given = leaf * 1.0  # no leaf: it may be overwritten
     y = module(given)
     if not torch.equal(given, x):
         fail(changed)
     if y is None:
         fail("None comes out. Does the function, or `forward`, end with `return`?")
-    if not isinstance(y, Tensor):
-        return y
-    return y.detach(), input_gradient(y, x)
+    return y, leaf
 
 
 def input_gradient(y: Tensor, x: Tensor) -> Tensor:
@@ -40,13 +46,7 @@ def input_gradient(y: Tensor, x: Tensor) -> Tensor:
 
 def observe_block(block: nn.Module, x: Tensor):
     """`observe`, and the gradients at the block's parameters and its buffers afterwards."""
-    leaf = x.clone().requires_grad_()
-    given = leaf * 1.0
-    y = block(given)
-    if not torch.equal(given, x):
-        fail(CHANGED)
-    if y is None:
-        fail("None comes out of the block. Does `forward` end with `return`?")
+    y, leaf = run_on(block, x)
     if not isinstance(y, Tensor):
         return y
     parameters = dict(sorted(block.named_parameters()))

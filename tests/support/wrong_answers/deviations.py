@@ -55,7 +55,7 @@ def train_and_test(model, train_one_epoch, accuracy, validation, test, epochs):
 """
 
 STRIDE = "2 if i > 0 and j == 0 else 1"
-STEPS = "epochs * (pictures // batch_size)"
+STEPS = "epochs * (images // batch_size)"
 RIGHT = "(model(images).argmax(dim=1) == labels).sum().item()"
 AVERAGED = "old.mul_(decay).add_(new, alpha=1 - decay)"
 
@@ -138,11 +138,11 @@ WRONG = {
     ],
     "schedule": [
         (STEPS, "epochs * (45_000 // batch_size)", "45,000"),
-        (STEPS, "epochs * math.ceil(pictures / batch_size)", "round down"),
-        (STEPS, "pictures // batch_size", "one epoch", "rises again"),
+        (STEPS, "epochs * math.ceil(images / batch_size)", "round down"),
+        (STEPS, "images // batch_size", "one epoch", "rises again"),
         (STEPS, "epochs", "sized in epochs"),
-        (STEPS, "epochs * pictures", "sized in images"),
-        (STEPS, "epochs * pictures // batch_size", "drops its own rest"),
+        (STEPS, "epochs * images", "sized in images"),
+        (STEPS, "epochs * images // batch_size", "drops its own rest"),
     ],
     "accuracy": [
         ("seen += len(labels)", "seen += 1", "number of batches"),

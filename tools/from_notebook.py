@@ -1,4 +1,4 @@
-"""Definitions that only a lesson has, for the tests of them."""
+"""Definitions that only a lesson has, for what tests or uses them outside of it."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import nbformat
 
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def definitions(lesson: str, *names: str) -> SimpleNamespace:
