@@ -75,8 +75,11 @@ class Session:
                 self.before[grade_id.removeprefix("solution-")] = dict(state)
                 exec(compile(cell.source, f"<{grade_id}>", "exec"), state)
 
-    def check(self, name: str, answer: str | None = None, seed: int | None = None) -> dict:
-        """Runs an answer (default: the solution) and its check, and returns the names it made."""
+    def check(self, name: str, answer: str | None = None, seed: int | None = 1) -> dict:
+        """Runs an answer (default: the solution) and its check, and returns the names it made.
+
+        The cases are those of `seed`, so that a test does not fail by chance; None: new ones.
+        """
         state = dict(self.before[name])
         source = self.cells[f"solution-{name}"].source if answer is None else answer
         lines = source.splitlines(keepends=True)
