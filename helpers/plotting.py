@@ -154,6 +154,16 @@ def mark_epochs(ax: Axes, marks: dict[int, str]) -> None:
         )  # fmt: skip
 
 
+def plot_history(history, marks: dict[int, str]) -> Figure:
+    """Loss and accuracy of a run side by side, with `marks` as in `mark_epochs`."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
+    for ax, quantity in zip(axes, ("loss", "accuracy")):
+        plot_curves(history, quantity, ax=ax, color=RESIDUAL)
+    mark_epochs(axes[0], marks)
+    mark_epochs(axes[1], dict.fromkeys(marks, ""))
+    return figure
+
+
 def live_curves(epochs: int, title: str) -> Callable[[object, dict], None]:
     """An `on_epoch` for `fit`: loss and accuracy by epoch, drawn after each of the `epochs`.
 
