@@ -21,7 +21,8 @@ laptop = final(
 
 # python -m helpers.experiment resnet50-cpu
 # 85.83 % with `--split train` (45,000 images, 1 seed): 105 minutes on two cores of an EPYC without
-# AMX, shared with other work. Small images first, twelve inner blocks join late.
+# AMX, shared with other work. In float32, on one without bfloat16, about three times as long (from
+# single steps). Small images first, twelve inner blocks join late.
 resnet50_cpu = final(
     recipe="resnet50-cpu", model="resnet50", epochs=14, batch_size=128, lr=0.15, warmup=0.1,
     schedule="linear", flip="alternate", sizes="16 24@0.79 32@0.93", grow=0.5,

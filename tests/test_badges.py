@@ -18,6 +18,7 @@ from tools.run_lessons import LESSONS, ROOT
 
 NOTEBOOKS = badges.notebooks()
 SLUG = badges.LINK.search(LESSONS[0].read_text(encoding="utf-8"))[1]
+EXERCISES = [path for path in NOTEBOOKS if path not in LESSONS]
 FORK = "ada/My.Course-2"
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
@@ -41,6 +42,15 @@ def test_a_lesson_has_its_badge_below_the_title(path):
     assert notebook.cells[0].source.splitlines()[1:4] == ["", expected, ""]
     assert notebook.metadata["accelerator"] == "GPU"  # Colab then offers one
     assert notebook.metadata["colab"]["gpuType"] == "T4"
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_exercises_have_a_badge_below_the_title(path):
+    """Solutions, too: the students' copy is made from them, and their badge opens that copy."""
+    expected = badges.badge(f"notebooks/exercises/{path.name}", SLUG)
+    assert f"/notebooks/exercises/{path.name})" in expected and "lesson" not in expected
+    lines = nbformat.read(path, as_version=4).cells[0].source.splitlines()
+    assert lines[1:4] == ["", expected, ""], "run `make badges`"
 
 
 def test_readme_links_each_lesson_in_colab():
@@ -87,8 +97,9 @@ def test_a_fork_is_pointed_at_itself_and_back(copy, capsys):
     assert contents(copy) == before
 
 
-def test_a_new_lesson_gets_its_badge(copy):
-    lesson = copy / "notebooks" / "02_building_resnet50.ipynb"
+@pytest.mark.parametrize("folder", [".", "solutions", "exercises"])
+def test_a_new_notebook_gets_its_badge(copy, folder):
+    lesson = copy / "notebooks" / folder / "02_building_resnet50.ipynb"
     before = contents(copy)
     notebook = json.loads(lesson.read_text(encoding="utf-8"))
     title = notebook["cells"][0]["source"]

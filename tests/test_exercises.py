@@ -253,11 +253,11 @@ SUBMISSIONS = {
     "all": (None, {}, {}),
     "nobody": (set(), {}, {}),
     "half": (
-        {"conv-cost", "basic-block", "option-a"},
-        {"bottleneck": 0, "make-stage": 0},
-        {"conv-cost": 1, "basic-block": 0.5},
+        {"conv-cost", "resnext", "average-projection"},
+        {"preactivation-bottleneck": 0, "stochastic-depth": 0},
+        {"conv-cost": 1, "resnext": 0.5},
     ),
-    "late": ({"make-stage", "count"}, {"kaiming": 1}, {"count": 1}),
+    "late": ({"stochastic-depth", "count"}, {"deep-stem": 1}, {"count": 1}),
 }
 
 

@@ -128,3 +128,11 @@ def test_the_first_cell_is_folded(lessons):
     for path, soup in lessons.items():
         first = soup.select_one("div.cell")
         assert "REPOSITORY" in first.get_text() and first.select_one("details"), path.name
+
+
+def test_titles_of_solutions_and_the_footer(lessons):
+    for path, soup in lessons.items():
+        if path.parent.name == "solutions":
+            title = soup.h1.get_text()
+            assert title.startswith("Solutions") and "Exercises" not in title
+        assert "Author name not set" not in soup.get_text()

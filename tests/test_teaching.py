@@ -206,8 +206,10 @@ def exercise_times(pattern: str = "") -> float:
 
 def test_the_hours_and_counts_of_the_guide():
     guide = TEXTS[GUIDE]
-    stated = int(re.search(r"all exercises without 06 \| (\d+) \|", guide)[1])
+    stated = int(re.search(r"All exercises without 06 take (\d+) hours", guide)[1])
     assert abs(exercise_times() - exercise_times("^## 6") - stated) < 1
+    core = int(re.search(r"exercises marked \*\*Core\*\* \| (\d+) \|", guide)[1])
+    assert abs(exercise_times(r"\*\*Core\*\*") - core) < 1
     words = [cell for cell in EXERCISES if (marking.grade_id(cell) or "").startswith("words-")]
     assert abs(len(words) - int(re.search(r"about (\d+) questions in words", guide)[1])) < 6
     assert f"{marking.SECONDS} seconds" in guide

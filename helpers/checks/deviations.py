@@ -69,7 +69,7 @@ def check_projection(make_shortcut):
         others = [layer for layer in module.modules() if isinstance(layer, kinds)]
         if others:
             fail(
-                f"a {type(others[0]).__name__} normalises each image by itself. F(x) ends with a "
+                f"`{type(others[0]).__name__}` normalises each image by itself. F(x) ends with a "
                 "BatchNorm, and so do the weights that are to be loaded."
             )
         if len(norms) > 1:
@@ -426,6 +426,9 @@ def check_predict(predict):
     def all_back_alike(model, modes):
         model.train(modes[0])
 
+    def only_top_back(model, modes):
+        model.training = modes[0]
+
     def stay(model, modes=None):
         pass
 
@@ -445,14 +448,16 @@ def check_predict(predict):
         batches = [torch.randn(pick(2, 5), 3, 4, 10) for _ in range(pick(2, 3))]
         cases.append((model, batches))
     mistakes = {
-        "one image gets another answer in other company, and predicting changes the buffers. When "
-        "do they change?": variant(stay, stay),
+        "one image gets another prediction in other company, and predicting changes the buffers. "
+        "When do they change?": variant(stay, stay),
         "the predictions are right, but the network is left in eval mode; if training goes on, it "
         "is another one.": variant(to_eval, stay),
         "the network is always put into train mode at the end, also if it came in eval mode. "
         "Remember how it came.": variant(to_eval, to_train),
         "all parts end in one mode. A BatchNorm that was frozen in eval mode would learn from now "
         "on: every module has its own mode.": variant(to_eval, all_back_alike),
+        "only the network's own `training` is put back, and its parts stay in eval mode. Every "
+        "module has its own mode: `model.modules()`.": variant(to_eval, only_top_back),
         "eval mode is set after the predictions are made.": variant(stay, to_eval),
         "the network is put into train mode before it predicts: the other one is meant.": variant(
             to_train, back
@@ -639,12 +644,6 @@ def check_cutout_in_batches(cutout):
         hole = holes(x, size, generator)
         h, w = hole.shape[1:]
         rows, columns = hole.any(2), hole.any(1)  # (N, H), (N, W)
-        without = ~hole.flatten(1).any(1)
-        if without.any():
-            fail(
-                f"{without.double().mean():.0%} of the images have no hole. The centre is a pixel "
-                "of the image, so part of the square always lies inside."
-            )
         if not torch.equal(hole, rows[:, :, None] & columns[:, None, :]):
             fail("what is covered is not a rectangle.")
         one_row, one_column = (rows == rows[0]).all(), (columns == columns[0]).all()
@@ -656,6 +655,18 @@ def check_cutout_in_batches(cutout):
         if one_row or one_column:
             name = "rows" if one_row else "columns"
             fail(f"the {name} of the hole are still the same in all images of a batch.")
+        seen = hole.flatten(1).any(1)
+        row, column = centres(rows[seen], size), centres(columns[seen], size)
+        upper, left = row < h / 2, column < w / 2  # is the row drawn independently of the column?
+        together = (upper & left).double().mean()
+        apart = upper.double().mean() * left.double().mean()
+        if abs(together - apart) > 0.05:
+            fail("row and column are not drawn independently: the holes lie on a line.")
+        if not seen.all():
+            fail(
+                f"{(~seen).double().mean():.0%} of the images have no hole. The centre is a pixel "
+                "of the image, so part of the square always lies inside."
+            )
         for name, side in (("high", rows), ("wide", columns)):
             if side.sum(1).max() != size:
                 fail(f"a whole square should be {size} pixels {name}, and is {side.sum(1).max()}.")
@@ -664,12 +675,6 @@ def check_cutout_in_batches(cutout):
                 "no hole reaches over the border. Its centre can be any pixel, so part of it may "
                 "lie outside."
             )
-        row, column = centres(rows, size), centres(columns, size)
-        upper, left = row < h / 2, column < w / 2  # is the row drawn independently of the column?
-        together = (upper & left).double().mean()
-        apart = upper.double().mean() * left.double().mean()
-        if abs(together - apart) > 0.05:
-            fail("row and column are not drawn independently: the holes lie on a line.")
         for name, found, length in (("row", row, h), ("column", column, w)):
             if found.min() < 0 or found.max() >= length:
                 fail(

@@ -127,6 +127,8 @@ def stopped(error: Exception, case: str = "") -> NoReturn:
             line = linecache.getline(frame.filename, frame.lineno).strip()
             where = f"\nat line {frame.lineno} of its cell: {line}"
     message = str(error).strip().splitlines() or [""]
+    if isinstance(error, (TypeError, AttributeError)) and "NoneType" in message[0]:
+        where += "\nSomething is None there. A function without `return`?"
     if case:
         where += f"\nIn the case {case}"
     text = f"your code stopped with {type(error).__name__}: {message[0]}{where}"
@@ -480,13 +482,20 @@ class Forbidden(TorchFunctionMode):
         return function(*arguments, **(named or {}))
 
 
-def packages_of(function: Callable) -> set[str]:
-    """The packages that a function's code imports, or takes names from."""
+def packages_of(function: Callable, seen: Collection[Callable] = ()) -> set[str]:
+    """The packages that a function's code imports, or takes names from.
+
+    Other functions of the notebook that it names are followed.
+    """
     function = inspect.unwrap(function)
     code = getattr(function, "__code__", None)
     found = set()
     for name in code.co_names if code else ():
         value = function.__globals__.get(name)
+        if inspect.isfunction(value) and value.__globals__ is function.__globals__:
+            if value is not function and value not in seen:
+                found |= packages_of(value, [*seen, function])
+            continue
         found.add(name.partition(".")[0])
         found.add((getattr(value, "__module__", None) or "").partition(".")[0])
         if inspect.ismodule(value):

@@ -1,37 +1,31 @@
 """Checks of the exercises of lesson 01, residual learning."""
 
-import copy
-import itertools
-import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from helpers import resnet
 from helpers.checks.engine import (
     CHANGED,
     CUT,
+    attempt,
     compare,
     exercise,
     fail,
+    gradients_of,
     named,
     outcome,
     pick,
     rectangle,
-    same,
+    shown,
     stopped,
 )
-from helpers.checks.modules import observe, randomize
+from helpers.checks.modules import compare_blocks, observe, randomize, with_weights_of
 
-__all__ = [
-    "check_residual",
-    "check_input_gradient",
-    "check_count_paths",
-    "check_zero_gamma",
-    "check_second_moment",
-    "check_gradient_by_depth",
-]
+__all__ = ["check_residual", "check_input_gradient", "check_rezero"]
 
 
 @exercise("1.1", "add and rectify")
@@ -115,244 +109,164 @@ def check_input_gradient(input_gradient):
             lambda g, j, m: j @ (g * m) + g * m
         ),
     }
-    compare(input_gradient, oracle, cases, mistakes, what="the gradient")
-
-
-@exercise("1.3", "counting paths")
-def check_count_paths(count_paths):
-    def oracle(blocks):
-        counts = [0] * (blocks + 1)
-        for taken in itertools.product((0, 1), repeat=blocks):  # 1: through the branch, 0: past it
-            counts[sum(taken)] += 1
-        return counts
-
-    cases = [(blocks,) for blocks in sorted({pick(3, 5), pick(6, 8), pick(9, 11)})]
-    mistakes = {
-        "the path that takes every shortcut is missing: there is one of length 0.": (
-            lambda n: oracle(n)[1:]
-        ),
-        "the longest path is missing: one goes through every branch.": lambda n: oracle(n)[:-1],
-        "this is the number of all paths; the task asks for a list, how many there are of each "
-        "length.": lambda n: 2**n,
-        "2^k is the number of ways through k blocks. Of the n blocks, *which* k use their "
-        "branch?": lambda n: [2**k for k in range(n + 1)],
-        "the order counts here: blocks stand in a fixed order, so divide by k! (`math.comb`, not "
-        "`math.perm`).": lambda n: [math.perm(n, k) for k in range(n + 1)],
-        "these are fractions; numbers of paths are asked for.": (
-            lambda n: [count / 2**n for count in oracle(n)]
-        ),
-    }
-    compare(count_paths, oracle, cases, mistakes, what="the list of counts")
-
-
-@exercise("1.4", "start as the identity", returns=False)
-def check_zero_gamma(zero_gamma):
-    def effects(change):
-        """What `change(model)` does to each tensor of the state."""
-
-        def run(model):
-            parameters = dict(model.named_parameters())
-            before = copy.deepcopy(model.state_dict())
-            change(model)
-            now = dict(model.named_parameters())
-            for name, parameter in parameters.items():
-                if now.get(name) is not parameter:
-                    fail(
-                        f"`{name}` has been replaced by a new parameter, which no optimiser knows: "
-                        "set the old one to 0 in place."
-                    )
-                if not parameter.requires_grad:
-                    fail(
-                        f"`{name}` no longer asks for a gradient (`requires_grad` is False): it "
-                        "could never be trained."
-                    )
-            found = {}
-            for name, value in model.state_dict().items():
-                if torch.equal(value, before[name]):
-                    found[name] = "as before"
-                else:
-                    found[name] = "changed" if value.any() else "set to 0"
-            return found
-
-        return run
-
-    def variant(layers, parts=("weight",)):
-        """Sets these parts of the layers `layers(block)` to 0 in every block."""
-
-        @torch.no_grad()
-        def change(model):
-            for block in model.modules():
-                if isinstance(block, (resnet.BasicBlock, resnet.Bottleneck)):
-                    for layer in layers(block):
-                        for part in parts:
-                            getattr(layer, part).zero_()
-
-        return effects(change)
-
-    def norms(block):
-        """The BatchNorms of the branch."""
-        return [layer for layer in block.children() if isinstance(layer, nn.BatchNorm2d)]
-
-    def all_norms(block):
-        """The BatchNorms of the branch and, after them, the projection's."""
-        return [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d)]
-
-    def last(block):
-        return [norms(block)[-1]]
-
-    def last_and_convolution(block):
-        convs = [layer for layer in block.children() if isinstance(layer, nn.Conv2d)]
-        return [norms(block)[-1], convs[-1]]
-
-    def last_and_projection(block):
-        return [norms(block)[-1], *all_norms(block)[len(norms(block)) :]]
-
-    cases = []
-    for block in (resnet.BasicBlock, resnet.Bottleneck):
-        depths = (pick(1, 3), pick(1, 2), 1, 1)
-        cases.append((randomize(resnet.ResNet(block, depths, 3, width=4)),))
-    mistakes = {
-        "the first BatchNorm of each block is set to 0; the next then divides by a variance of 0. "
-        "Take the last.": variant(lambda block: norms(block)[:1]),
-        "every BatchNorm of a block is set to 0; then no scale ever gets a gradient. Only the last "
-        "should be.": variant(norms),
-        "the projection's BatchNorm is set to 0 too: then nothing passes the shortcut.": variant(
-            last_and_projection
-        ),
-        "the projection's BatchNorm is set to 0 instead of the branch's last. (It is the last in "
-        "`modules()`.)": variant(lambda block: all_norms(block)[-1:]),
-        "always `bn2` is set to 0. A bottleneck ends with `bn3`.": variant(
-            lambda block: [block.bn2]
-        ),
-        "the shift β is set to 0; γ is the BatchNorm's `weight`.": variant(last, ("bias",)),
-        "the shift β is set to 0 as well; only γ, the `weight`, should be.": variant(
-            last, ("weight", "bias")
-        ),
-        "the last convolution of each block is set to 0 as well; only the scale γ should be.": (
-            variant(last_and_convolution)
-        ),
-        "no scale is 0. Set it in place: `nn.init.zeros_(….weight)`.": effects(lambda model: None),
-    }
     compare(
-        effects(zero_gamma),
-        variant(last),
+        input_gradient,
+        oracle,
         cases,
         mistakes,
-        what="what happens to the model's state",
-        may_change=(0,),
-    )
-    for block in (resnet.BasicBlock, resnet.Bottleneck):
-        plain = randomize(resnet.ResNet(block, (1, 1, 1, 1), 3, width=4, shortcut=None))
-        before = copy.deepcopy(plain.state_dict())
-        refusal = outcome(zero_gamma, (plain,))
-        if isinstance(refusal, Exception) and not isinstance(refusal, ValueError):
-            stopped(refusal, f"a plain network of {block.__name__}s")
-        if not isinstance(refusal, ValueError):
-            fail(
-                f"a plain network of {block.__name__}s is accepted, though γ = 0 kills it: raise "
-                "ValueError where `block.residual` is False."
-            )
-        if not same(plain.state_dict(), before, 0.0):
-            fail(
-                "ValueError is raised for a plain network, and still its scales are 0: look at "
-                "`residual` before you change anything."
-            )
-
-
-@exercise("1.5", "the law of growth")
-def check_second_moment(second_moment):
-    def simulated(blocks, scale):
-        """F rotates, with a random sign for each x: it keeps the second moment."""
-        x = torch.randn(1500, 200)
-        for _ in range(blocks):
-            rotation, _ = torch.linalg.qr(torch.randn(200, 200))
-            signs = torch.randn(len(x), 1).sign()
-            x = x + scale * signs * (x @ rotation)
-        return x.pow(2).mean().item()
-
-    cases = [(6, 0.1 * pick(8, 10)), (8, 0.1 * pick(5, 7)), (11, 0.1 * pick(7, 9))]
-    mistakes = {
-        "this grows by (1 + s)² per block, as if F(x) pointed along x. They are uncorrelated: "
-        "1 + s².": (lambda n, s: (1 + s) ** (2 * n)),
-        "sizes are added where squares must be: of uncorrelated terms the second moments add, "
-        "q + s² q.": (lambda n, s: (1 + s) ** n),
-        "this grows linearly. Each block's F works on what all earlier ones left, so the factor is "
-        "a power.": (lambda n, s: 1 + n * s**2),
-        "this is one block's factor; there are `blocks` of them.": (lambda n, s: 1 + s**2),
-        "the scale is not squared, or not used: s · F(x) has second moment s² q.": (
-            lambda n, s: 2.0**n
-        ),
-        "this is the root; the second moment is asked for.": (lambda n, s: (1 + s**2) ** (n / 2)),
-    }
-    compare(
-        second_moment,
-        simulated,
-        cases,
-        mistakes,
-        tolerance=0.05,
-        what="the second moment (up to 5 %)",
-        describe=named("blocks", "scale"),
+        what="the gradient",
+        describe=named("upstream", "jacobian", "mask"),
     )
 
 
-@exercise("1.6", "gradients by depth")
-def check_gradient_by_depth(gradient_by_depth):
-    def gradients(blocks, x, upstream):
-        """The gradients at the input of every block and at the output of the last."""
-        states = [x.detach().requires_grad_()]
-        for block in blocks:
-            states.append(block(states[-1]))
-        return torch.autograd.grad(states[-1], states, upstream)
+@exercise("1.3", "a branch that starts at zero")
+def check_rezero(ReZeroBlock):
+    class Scaled(nn.Module):
+        """ReLU(x + α F(x)) as a basic block whose last BatchNorm has the scale αγ, the shift αβ."""
 
-    def mean_square(gradient):
-        return gradient.pow(2).mean().item()
+        def __init__(self, channels, alpha):
+            super().__init__()
+            block = resnet.BasicBlock(channels, channels)
+            self.conv1, self.bn1 = block.conv1, block.bn1
+            self.conv2, self.bn2 = block.conv2, block.bn2
+            self.alpha = nn.Parameter(alpha)
+            self.block = (block,)  # in a tuple: its layers have the names above only
 
-    def variant(measure=mean_square):
-        return lambda *case: [measure(gradient) for gradient in gradients(*case)[:-1]]
+        def forward(self, x):
+            alpha = self.alpha.reshape(())
+            last = {"bn2.weight": alpha * self.bn2.weight, "bn2.bias": alpha * self.bn2.bias}
+            return functional_call(self.block[0], last, (x,))
 
-    def reversed_order(*case):
-        return variant()(*case)[::-1]
+    def variant(end, inner=F.relu):
+        """The block that ends with `end(F(x), x, α)`."""
 
-    def at_outputs(*case):
-        return [mean_square(gradient) for gradient in gradients(*case)[1:]]
+        def forward(b, x):
+            return end(b.bn2(b.conv2(inner(b.bn1(b.conv1(x))))), x, b.alpha.reshape(()))
 
-    def one_too_many(*case):
-        return [mean_square(gradient) for gradient in gradients(*case)]
+        return lambda mine, b, x: observe(lambda x: forward(b, x), x)
 
-    def of_weights(blocks, x, upstream):
-        y = x
-        for block in blocks:
-            y = block(y)
-        weights = [block[0].weight for block in blocks]
-        return [mean_square(gradient) for gradient in torch.autograd.grad(y, weights, upstream)]
+    def before_bn2(b, x):
+        return F.relu(b.bn2(b.alpha.reshape(()) * b.conv2(F.relu(b.bn1(b.conv1(x))))) + x)
+
+    def before_branch(b, x):
+        return F.relu(b.bn2(b.conv2(F.relu(b.bn1(b.conv1(b.alpha.reshape(()) * x))))) + x)
+
+    def fresh():
+        block = attempt(ReZeroBlock, pick(2, 12))
+        if not isinstance(block, nn.Module):
+            fail(f"`ReZeroBlock(…)` should be a module, got {shown(block)}.")
+        check_alpha(block)
+        return block
 
     cases = []
-    for _ in range(3):
-        (width, n), depth = rectangle(3, 6), pick(3, 5)
-        blocks = nn.ModuleList()
-        for _ in range(depth):
-            blocks.append(nn.Sequential(nn.Linear(width, width), nn.Tanh()))
-        cases.append((blocks, torch.randn(n, width), torch.randn(n, width)))
+    for number in range(4):
+        made = fresh()
+        channels = getattr(getattr(made, "conv1", None), "in_channels", 2)
+        alpha = torch.full_like(made.alpha, 0.1 * pick(3, 9) * (-1) ** (number // 2))
+        ours = randomize(Scaled(channels, alpha)).train(number % 2 == 0)
+        x = torch.randn(pick(2, 4), channels, *rectangle(3, 7), dtype=torch.float64)
+        cases.append((with_weights_of(ours, made).double(), ours.double(), x))
     mistakes = {
-        "the list runs from the output to the input; begin with the first block.": reversed_order,
-        "these are gradients at the blocks' *outputs*; their inputs are asked for.": at_outputs,
-        "the list has one entry too many: the output of the last block is no block's input.": (
-            one_too_many
+        "α stands before the last BatchNorm, which divides it out again: the smallest α that is "
+        "not 0 switches the whole branch on.": lambda mine, b, x: observe(
+            lambda x: before_bn2(b, x), x
         ),
-        "these are sums of squares; divide by the number of values (`mean`).": variant(
-            lambda gradient: gradient.pow(2).sum().item()
+        "α multiplies what the branch receives; the first BatchNorm divides it out again. The "
+        "correction itself should be proportional to α.": lambda mine, b, x: observe(
+            lambda x: before_branch(b, x), x
         ),
-        "these are norms; the mean of the squares is asked for.": variant(
-            lambda gradient: gradient.norm().item()
+        "α is not used: this is ReLU(x + F(x)).": variant(lambda f, x, a: F.relu(x + f)),
+        "α multiplies the shortcut as well: α = 0 would stop everything.": variant(
+            lambda f, x, a: F.relu(a * (x + f))
         ),
-        "these are roots of the mean squares.": variant(
-            lambda gradient: gradient.pow(2).mean().sqrt().item()
+        "α multiplies the shortcut, not the branch.": variant(lambda f, x, a: F.relu(a * x + f)),
+        "this is a gate, (1 - α) x + α F(x): the shortcut closes while the branch opens. With "
+        "α = 1 nothing is left of x.": variant(lambda f, x, a: F.relu((1 - a) * x + a * f)),
+        "nothing is added: x is missing.": variant(lambda f, x, a: F.relu(a * f)),
+        "the ReLU comes before the addition. Add first, then ReLU.": variant(
+            lambda f, x, a: F.relu(a * f) + x
         ),
-        "these are means of the gradient itself, where signs cancel: square first.": variant(
-            lambda gradient: gradient.mean().item()
+        "F(x) goes through a ReLU before the addition, too: leave that one out.": variant(
+            lambda f, x, a: F.relu(a * F.relu(f) + x)
         ),
-        "these are gradients of the weights; the gradients at the blocks' inputs are asked for.": (
-            of_weights
+        "the ReLU after the addition is missing.": variant(lambda f, x, a: a * f + x),
+        "the ReLU between the two convolutions is missing.": variant(
+            lambda f, x, a: F.relu(a * f + x), inner=lambda x: x
         ),
+        "α is squared.": variant(lambda f, x, a: F.relu(a * a * f + x)),
+        f"the output is right, but no gradient flows through the branch. {CUT}": variant(
+            lambda f, x, a: F.relu(a * f.detach() + x)
+        ),
+        f"the output is right, but no gradient flows through x. {CUT}": variant(
+            lambda f, x, a: F.relu(a * f + x.detach())
+        ),
+        f"the output is right, but no gradient flows at all. {CUT}": variant(
+            lambda f, x, a: F.relu(a * f + x).detach()
+        ),
+        "the sign of α is lost.": variant(lambda f, x, a: F.relu(a.abs() * f + x)),
     }
-    compare(gradient_by_depth, variant(), cases, mistakes, what="the list of mean squares")
+    compare_blocks(cases, mistakes, describe=describe_rezero)
+    check_first_step(fresh())
+    check_refusal(ReZeroBlock)
+
+
+def describe_rezero(case: tuple) -> str:
+    _, ours, x = case
+    mode = "train" if ours.training else "eval"
+    return f"α = {ours.alpha.item():.1f}, {mode} mode, x {shown(x)}"
+
+
+def check_alpha(block: nn.Module) -> None:
+    """Fails where `alpha` is not one number that starts at 0 and can be trained."""
+    alpha = getattr(block, "alpha", None)
+    if not isinstance(alpha, Tensor):
+        fail(f"`alpha` should be a parameter of the block, and is {shown(alpha)}.")
+    if not isinstance(alpha, nn.Parameter):
+        fail("`alpha` is a tensor, but not an `nn.Parameter`: no optimiser would find it.")
+    if alpha.numel() != 1:
+        fail(f"`alpha` should be one number for the whole block, and has {alpha.numel()}.")
+    if alpha.item() != 0:
+        fail(f"`alpha` should start at 0, and starts at {alpha.item():.4g}.")
+    for name, parameter in block.named_parameters():
+        if not parameter.requires_grad:
+            fail(
+                f"`{name}` asks for no gradient (`requires_grad` is False): it could never be "
+                "trained."
+            )
+
+
+def check_first_step(block: nn.Module) -> None:
+    """Fails where a fresh block does not copy, or its α receives no gradient."""
+    x = torch.rand(4, block.conv1.in_channels, *rectangle(3, 7))
+    y = attempt(block, x)
+    if not torch.equal(y, x):
+        fail("a fresh block, in train mode, changes an x ≥ 0; with α = 0 it should return it.")
+    (gradient,) = gradients_of(y, [block.alpha])
+    if gradient.any():
+        return
+    if not block.bn2.weight.any():
+        fail(
+            "α = 0 *and* the last γ = 0: each gets the other as a factor of its gradient, so both "
+            "stay 0 for ever. Leave γ at 1."
+        )
+    fail(
+        "a fresh block returns its input, and α receives no gradient: it stays 0 for ever. Is the "
+        "branch left out while α is 0?"
+    )
+
+
+def check_refusal(ReZeroBlock: Callable) -> None:
+    """Fails where a plain block is not refused with a reason."""
+    refusal = outcome(ReZeroBlock, (pick(2, 12), False))
+    if isinstance(refusal, Exception) and not isinstance(refusal, ValueError):
+        stopped(refusal, "residual=False")
+    if not isinstance(refusal, ValueError):
+        fail(
+            "`residual=False` is accepted, though a plain block with α = 0 lets nothing through, "
+            "forward or back: raise ValueError."
+        )
+    if len(str(refusal).split()) < 4:
+        fail(
+            "ValueError is raised for `residual=False`, but it does not say why: give it a "
+            f"sentence. (It says {str(refusal)!r}.)"
+        )

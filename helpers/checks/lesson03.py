@@ -281,6 +281,8 @@ def check_split(split):
         why = "choose `per_class` of each"
         if sum(found) == classes * per_class:
             why = "of one class more than of another; choose class by class"
+        elif not any(found[10:]):
+            why += f"; there are {classes} classes here, not ten: `labels.unique()`"
         right = [per_class] * classes
         fail(f"set apart are {found} of the classes, and should be {right}: {why}.")
     first = torch.cat([torch.nonzero(labels == k)[:per_class, 0] for k in range(classes)])

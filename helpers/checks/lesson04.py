@@ -28,38 +28,99 @@ from helpers.checks.engine import (
 from helpers.checks.modules import randomize, run_once
 
 __all__ = [
-    "check_lr_factor",
+    "check_warm_restarts",
     "check_smooth_cross_entropy",
     "check_sgd_step",
-    "check_update_ema",
     "check_train_one_epoch",
     "check_checkpoint",
     "check_mixup_loss",
 ]
 
 
-@exercise("4.1", "warm-up and cosine")
-def check_lr_factor(lr_factor):
-    def schedule(factor):
-        """All factors of a training."""
-        return lambda total, warmup: [factor(step, total, warmup) for step in range(total)]
+@exercise("4.1", "cosine with warm restarts")
+def check_warm_restarts(warm_restarts):
+    def schedule(factor_at):
+        """The factors of the first steps of a training."""
+
+        def run(steps, cycle, factor, warmup):
+            return [factor_at(step, cycle, factor, warmup) for step in range(steps)]
+
+        return run
+
+    def by_torch(steps, cycle, factor, warmup):
+        """The same from PyTorch's own scheduler, which is stepped and knows no warm-up."""
+
+        def rates(count, first):
+            optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+            restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts
+            scheduler, found = restarts(optimizer, first, factor), []
+            for _ in range(count):
+                found.append(optimizer.param_groups[0]["lr"])
+                optimizer.step()
+                scheduler.step()
+            return found
+
+        rise = [(step + 1) / (warmup + 1) for step in range(warmup)]
+        fall = rates(cycle - warmup, cycle - warmup)
+        return (rise + fall + rates(max(0, steps - cycle), factor * cycle))[:steps]
 
     def half_cosine(progress):
         return (1 + math.cos(math.pi * progress)) / 2
 
+    def counted(step, length, late=False):
+        """(number, first step, length) of the cycle that a step is in, for lengths by number."""
+        k, start = 0, 0
+        while step > start + length(k) or (step == start + length(k) and not late):
+            start += length(k)
+            k += 1
+        return k, start, length(k)
+
     def variant(
         rise=lambda step, w: (step + 1) / (w + 1),
-        progress=lambda step, n, w: (step - w) / (n - w),
         fall=half_cosine,
+        progress=lambda inside, w, length: (inside - w) / (length - w),
+        length=lambda cycle, factor, w, k: cycle * factor**k,
+        warm=lambda k: k == 0,
+        late=False,
     ):
-        def factor(step, total, warmup):
-            if step < warmup:
-                return rise(step, warmup)
-            return fall(progress(step, total, warmup))
+        def factor_at(step, cycle, factor, warmup):
+            def of(k):
+                return length(cycle, factor, warmup, k)
 
-        return schedule(factor)
+            k, start, steps = counted(step, of, late)
+            inside, w = step - start, warmup if warm(k) else 0
+            if inside < w:
+                return rise(inside, w)
+            return fall(progress(inside, w, steps))
 
-    cases = [(pick(30, 60), pick(4, 12)) for _ in range(4)]
+        return schedule(factor_at)
+
+    def by_logarithm(step, cycle, factor, warmup):
+        """The number of the cycle from a logarithm, as PyTorch has it for a given epoch."""
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if step < cycle:
+            return half_cosine((step - warmup) / (cycle - warmup))
+        if factor == 1:
+            return half_cosine(step % cycle / cycle)
+        k = int(math.log(step / cycle * (factor - 1) + 1, factor))
+        start = cycle * (factor**k - 1) / (factor - 1)
+        return half_cosine((step - start) / (cycle * factor**k))
+
+    def never(step, cycle, factor, warmup):
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return half_cosine((step - warmup) / (cycle - warmup))
+
+    def ends(cycle, factor, w, k):
+        return cycle if k == 0 else max(1, cycle * factor**k - cycle * factor ** (k - 1))
+
+    cases = []
+    for factor in (1, 2, 2):
+        cycle = pick(9, 14)
+        cases.append((cycle * sum(factor**k for k in range(4)) + 2, cycle, factor, pick(3, 5)))
+    cycle = pick(4, 6)  # with a factor of 3 rounding spoils a logarithm after five cycles
+    cases.append((121 * cycle + 3, cycle, 3, pick(1, 2)))
     mistakes = {
         "the first step has a rate of 0 and does nothing. The warm-up rises from "
         "1 / (warmup + 1).": variant(rise=lambda step, w: step / w),
@@ -69,31 +130,65 @@ def check_lr_factor(lr_factor):
         "nothing rises: during the warm-up the rate is at its peak already.": variant(
             rise=lambda step, w: 1.0
         ),
-        "there is no warm-up: the cosine begins at step 0.": schedule(
-            lambda step, n, w: half_cosine(step / n)
+        "there is no warm-up: the first cosine begins at step 0.": variant(warm=lambda k: False),
+        "every cycle has a warm-up; only the first one should: a restart is at the peak at "
+        "once.": variant(warm=lambda k: True),
+        "the first cycle is too long: its `cycle` steps include the warm-up.": variant(
+            length=lambda cycle, factor, w, k: cycle * factor**k + (w if k == 0 else 0)
         ),
-        "the cosine begins after the warm-up but is sized for `total` steps, so it never ends. It "
-        "has total - warmup steps.": variant(progress=lambda step, n, w: (step - w) / n),
-        "the cosine counts from step 0, so the rate jumps down where the warm-up ends. Begin at "
-        "step - warmup.": variant(progress=lambda step, n, w: step / n),
+        "the first cosine is sized for `cycle` steps, so the restart comes before it has ended. It "
+        "has cycle - warmup steps.": variant(
+            progress=lambda inside, w, length: (inside - w) / length
+        ),
+        "the first cosine counts from step 0, so the rate jumps down where the warm-up ends. Begin "
+        "at step - warmup.": variant(progress=lambda inside, w, length: inside / length),
         "the rate becomes negative: the cosine runs from 1 to -1. Shift and halve it: "
         "(1 + cos) / 2.": variant(fall=lambda progress: math.cos(math.pi * progress)),
-        "the rate goes down and up again: half a period of the cosine is wanted, π and not 2π.": (
-            variant(fall=lambda progress: half_cosine(2 * progress))
-        ),
-        "the last step has a rate of exactly 0 and does nothing: divide by total - warmup, not by "
-        "one less.": variant(progress=lambda step, n, w: (step - w) / (n - w - 1)),
+        "the rate goes down and up again in each cycle: half a period of the cosine is wanted, π "
+        "and not 2π.": variant(fall=lambda progress: half_cosine(2 * progress)),
         "this falls linearly; a half cosine is asked for.": variant(
             fall=lambda progress: 1 - progress
         ),
+        "the last step of a cycle has a rate of exactly 0 and does nothing: 0 would be reached at "
+        "the step of the restart.": variant(
+            progress=lambda inside, w, length: (inside - w) / (length - w - 1)
+        ),
+        "the restarts come one step late: the step at which a cycle ends has a rate of 0, and "
+        "belongs to the next one, with a rate of 1.": variant(late=True),
+        "right but for some restarts, which come one step late: the number of the cycle is "
+        "computed with a logarithm, and rounding makes 5 a 4.999…. Add up the lengths (whole "
+        "numbers) instead.": schedule(by_logarithm),
+        "there is no restart: after the first cycle the cosine simply goes on, up again.": (
+            schedule(never)
+        ),
+        "there is no restart: the rate stays at 0 after the first cycle.": schedule(
+            lambda step, cycle, factor, w: never(min(step, cycle), cycle, factor, w)
+        ),
+        "all cycles have the same length: each is `factor` times as long as the one before.": (
+            variant(length=lambda cycle, factor, w, k: cycle)
+        ),
+        "the cycles grow by addition; each is `factor` *times* as long as the one before.": variant(
+            length=lambda cycle, factor, w, k: cycle * (1 + k * (factor - 1))
+        ),
+        "the *ends* of the cycles are multiplied by `factor`, and should be their lengths: a cycle "
+        "begins where all before it, together, end.": variant(length=ends),
+        "the first cycle is `factor` times too long: it has `cycle` steps, and only the later ones "
+        "grow.": variant(length=lambda cycle, factor, w, k: cycle * factor ** (k + 1)),
+        "the later cycles are too short: they grow from `cycle`, the whole length of the first, "
+        "warm-up included.": variant(
+            length=lambda cycle, factor, w, k: cycle if k == 0 else (cycle - w) * factor**k
+        ),
+        "the cosine is a step ahead: it is 1 at the first step of its cycle, so count from 0.": (
+            variant(progress=lambda inside, w, length: (inside - w + 1) / (length - w))
+        ),
     }
     compare(
-        schedule(lr_factor),
-        variant(),
+        schedule(warm_restarts),
+        by_torch,
         cases,
         mistakes,
         what="the list of the rates",
-        describe=named("total", "warmup"),
+        describe=named("steps", "cycle", "factor", "warmup"),
     )
 
 
@@ -251,100 +346,6 @@ def small_net(classes: int = 3) -> nn.Module:
     )
 
 
-@exercise("4.4", "an average of the weights, buffers included", returns=False)
-def check_update_ema(update_ema):
-    def updated(update):
-        """Two updates, between which the model moves on."""
-
-        def run(average, model, decay):
-            model, average = copy.deepcopy(model), copy.deepcopy(average)
-            for _ in range(2):
-                before = copy.deepcopy(model)
-                update(average, model, decay)
-                if not same(model, before, 0.0):
-                    fail("the model itself is changed; only its average should be.")
-                pointers = {tensor.data_ptr() for tensor in model.state_dict().values()}
-                for name, tensor in average.state_dict().items():
-                    if tensor.data_ptr() in pointers:
-                        fail(
-                            f"`{name}` of the average is now the model's own tensor, and follows "
-                            "it from here on. Copy values (`copy_`), not tensors."
-                        )
-                model[1].num_batches_tracked += 3
-                model[1].running_mean += 1.0
-            return dict(average.state_dict())
-
-        return run
-
-    def mean(a, b, decay):
-        return decay * a + (1 - decay) * b
-
-    def old(a, b, decay):
-        return a
-
-    def new(a, b, decay):
-        return b
-
-    def variant(parameters=mean, buffers=mean, counters=new):
-        """Rules for parameters, statistics and counters: functions of (old, new, decay)."""
-
-        @torch.no_grad()
-        def update(average, model, decay):
-            names = {name for name, _ in average.named_parameters()}
-            theirs = model.state_dict()
-            for name, value in average.state_dict().items():
-                if name in names:
-                    rule = parameters
-                elif value.is_floating_point():
-                    rule = buffers
-                else:
-                    rule = counters
-                value.copy_(rule(value, theirs[name], decay))
-
-        return updated(update)
-
-    def added(a, b, decay):
-        return decay * a + b
-
-    def swapped(a, b, decay):
-        return (1 - decay) * a + decay * b
-
-    cases = []
-    for _ in range(3):
-        average, model = randomize(small_net()), randomize(small_net())
-        average[1].num_batches_tracked += pick(1, 9)
-        model[1].num_batches_tracked += 10 + pick(1, 9)
-        cases.append((average, model, 0.1 * pick(6, 9)))
-    mistakes = {
-        "BatchNorm's buffers are left as they are: the average would be evaluated with statistics "
-        "of another network. Go through `state_dict()`, not only `parameters()`.": variant(
-            buffers=old, counters=old
-        ),
-        "BatchNorm's buffers are copied; the task asks for their average too.": variant(
-            buffers=new
-        ),
-        "decay is the wrong way round: average ← decay · average + (1 - decay) · model.": variant(
-            swapped, swapped
-        ),
-        "the average is simply replaced by the model.": variant(new, new),
-        "the counter `num_batches_tracked` is left behind. Copy what is not a floating-point "
-        "number.": variant(counters=old),
-        "nothing changes. Change the tensors in place (`copy_`, `lerp_`), under "
-        "`torch.no_grad()`.": variant(old, old, old),
-        "1 - decay is missing before the model's weights: the average grows without end.": variant(
-            added, added
-        ),
-    }
-    compare(
-        updated(update_ema),
-        variant(),
-        cases,
-        mistakes,
-        what="the average's state",
-        describe=named("average", "model", "decay"),
-    )
-
-
 class Token:
     """Something that weak references can point to."""
 
@@ -363,7 +364,7 @@ class Marked(torch.autograd.Function):
         return gradient, None
 
 
-@exercise("4.5", "one epoch")
+@exercise("4.4", "one epoch")
 def check_train_one_epoch(train_one_epoch):
     def observed(train, loss_function=F.cross_entropy):
         def run(model, batches):
@@ -450,7 +451,12 @@ def check_train_one_epoch(train_one_epoch):
         "a softmax stands before the loss. `F.cross_entropy` wants logits and takes the softmax "
         "itself.": variant(probabilities=True),
     }
-    describe = named("model", "batches")
+
+    def describe(case):
+        model, batches = case
+        sizes = [len(labels) for _, labels in getattr(batches, "batches", batches)]
+        return f"batches of {sizes} images"
+
     compare(
         observed(train_one_epoch),
         variant(),
@@ -461,10 +467,12 @@ def check_train_one_epoch(train_one_epoch):
         may_change=(0,),
         describe=describe,
     )
-    marks = []
+    marks, early = [], []
 
     def let_go(i):
-        """Before batch i: only the last loss may still have its graph."""
+        """Before batch i: only the last loss may still have its graph, and it must exist."""
+        if len(marks) < i:
+            early.append(i)
         if any(mark() is not None for mark in marks[: max(i - 1, 0)]):
             fail(
                 "the numbers are right, but a sum (or list) of losses keeps the graph of every "
@@ -484,9 +492,14 @@ def check_train_one_epoch(train_one_epoch):
         may_change=(0, 1),
         describe=describe,
     )
+    if early:
+        fail(
+            "the numbers are right, but batches are read ahead of the training: a stream may be "
+            "larger than the memory. Take one batch, make its step, take the next."
+        )
 
 
-@exercise("4.6", "stop and go on", returns=False)
+@exercise("4.5", "stop and go on", returns=False)
 def check_checkpoint(save, load):
     def make(seed):
         torch.manual_seed(seed)
@@ -520,6 +533,7 @@ def check_checkpoint(save, load):
             fail(f"`save` should write one file, at `path`, and leaves {', '.join(files)}.")
         if not all(same(run[i].state_dict(), before[i], 0.0) for i in range(3)):
             fail("saving changes what it saves.")
+        size = path.stat().st_size
         train(*run, seed + 1)  # going on undisturbed must not change what was saved
         moved = path.rename(Path(folder) / "moved.pt")  # all that is kept is in the file
         attempt(save, path, *another, done + 10)
@@ -559,6 +573,16 @@ def check_checkpoint(save, load):
             f"`load` should return the number of epochs done, {done}, and returns "
             f"{shown(epoch)}.{hint}"
         )
+    tensors = [
+        *before[0].values(),
+        *(state["momentum_buffer"] for state in before[1]["state"].values()),
+    ]
+    needed = sum(tensor.nbytes for tensor in tensors)
+    if size < needed:
+        fail(
+            f"the file at `path` has {size:,} bytes, and weights and velocities alone have "
+            f"{needed:,}: is a part of the state kept elsewhere?"
+        )
     train(*resumed, seed + 1)
     if not same(resumed[0].state_dict(), run[0].state_dict(), 0.0):
         fail(
@@ -567,7 +591,7 @@ def check_checkpoint(save, load):
         )
 
 
-@exercise("4.7", "MixUp's loss")
+@exercise("4.6", "MixUp's loss")
 def check_mixup_loss(mixup_loss):
     def mixed(a, b, weight):
         return weight * a + (1 - weight) * b

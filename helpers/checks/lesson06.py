@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers import resnet
 from helpers.checks.engine import (
+    attempt,
     compare,
     exercise,
     fail,
@@ -25,7 +26,7 @@ from helpers.checks.modules import randomize
 __all__ = [
     "check_receptive_field",
     "check_output_shapes",
-    "check_grad_cam",
+    "check_contrastive_cam",
     "check_without_block",
     "check_relative_change",
     "check_filter_normalised",
@@ -190,93 +191,222 @@ def check_output_shapes(output_shapes):
     )
 
 
-@exercise("6.3", "Grad-CAM")
-def check_grad_cam(grad_cam):
+class Probe(nn.Module):
+    """A layer whose output is kept as it was, with a tensor of zeros added to differentiate by."""
+
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.kept = y.detach().clone()
+        self.zeros = torch.zeros_like(y, requires_grad=True)
+        return y + self.zeros
+
+
+class Fails(nn.Module):
+    def forward(self, x):
+        raise ArithmeticError("the network fails here")
+
+
+@exercise("6.3", "this class rather than that")
+def check_contrastive_cam(contrastive_cam):
     def logit(logits, classes):
         return logits.gather(1, classes[:, None])
 
-    def logit_of_predicted(logits, classes):
-        return logit(logits, logits.argmax(1))
+    def difference(logits, a, b):
+        return logit(logits, a) - logit(logits, b)
 
-    def probability(logits, classes):
-        return logit(logits.softmax(1), classes)
+    def probed(model, name, x):
+        """(logits, probe) of a copy of the model with a probe in place of the named layer."""
+        model = copy.deepcopy(model).eval()
+        probe = Probe(model.get_submodule(name))
+        before, _, last = name.rpartition(".")
+        setattr(model.get_submodule(before), last, probe)
+        return model(x), probe
 
-    def log_probability(logits, classes):
-        return logit(logits.log_softmax(1), classes)
+    def mean(gradient):
+        return gradient.mean((2, 3), keepdim=True)
 
-    def variant(
-        score=logit,
-        weights=lambda gradient: gradient.mean((2, 3), keepdim=True),
-        rectify=F.relu,
-    ):
-        def run(model, name, x, classes):
-            here = STAGES.index(name) + 1
-            activation = F.relu(model.bn1(model.conv1(x)))
-            for stage in STAGES[:here]:
-                activation = getattr(model, stage)(activation)
-            activation = activation.detach().requires_grad_()
-            y = activation
-            for stage in STAGES[here:]:
-                y = getattr(model, stage)(y)
-            logits = model.fc(y.mean((2, 3)))
-            (gradient,) = torch.autograd.grad(score(logits, classes).sum(), activation)
-            return rectify((weights(gradient) * activation).sum(1)).detach()
+    def variant(score=difference, weights=mean, rectify=F.relu):
+        def run(model, name, x, a, b):
+            logits, probe = probed(model, name, x)
+            (gradient,) = torch.autograd.grad(score(logits, a, b).sum(), probe.zeros)
+            return rectify((weights(gradient) * probe.kept).sum(1))
 
         return run
 
-    def scaled(model, name, x, classes):
-        maps = variant()(model, name, x, classes)
+    def by_linear_layer(model, name, x, a, b):
+        """For the last stage the weights are those of the linear layer, over h · w."""
+        _, probe = probed(model, name, x)
+        w = model.fc.weight.detach()
+        maps = torch.einsum("nk,nkhw->nhw", w[a] - w[b], probe.kept)
+        return F.relu(maps / maps[0].numel())
+
+    def oracle(model, name, x, a, b):
+        if name == "layer3":
+            return by_linear_layer(model, name, x, a, b)
+        return variant()(model, name, x, a, b)
+
+    def of_maps(combine):
+        """By two maps of Grad-CAM, for each class."""
+
+        def run(*case):
+            for_a = variant(lambda logits, a, b: logit(logits, a))(*case)
+            for_b = variant(lambda logits, a, b: logit(logits, b))(*case)
+            return combine(for_a, for_b)
+
+        return run
+
+    def scaled(*case):
+        maps = oracle(*case)
         return maps / maps.amax((1, 2), keepdim=True)
 
-    def answer(model, name, x, classes):
-        maps = grad_cam(model, getattr(model, name), x, classes)
-        if any(part._forward_hooks or part._backward_hooks for part in model.modules()):
+    def enlarged(*case):
+        size = case[2].shape[2:]
+        return F.interpolate(oracle(*case)[:, None], size=size, mode="bilinear").squeeze(1)
+
+    def state(model, x):
+        """What must be as it was: modes, gradients, what takes part in gradients, buffers."""
+        modes = [part.training for part in model.modules()]
+        gradients = [p.grad if p.grad is None else p.grad.clone() for p in model.parameters()]
+        wanted = [p.requires_grad for p in model.parameters()]
+        buffers = [buffer.clone() for buffer in model.buffers()]
+        return modes, gradients, wanted, x.requires_grad, buffers
+
+    def check_state(before, model, x, when=""):
+        for part in model.modules():
+            if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
+                fail(
+                    f"hooks are left on the model{when}, and run at every later call. Remove them: "
+                    "`handle.remove()`, in a `finally`."
+                )
+        modes, gradients, wanted, x_wanted, buffers = state(model, x)
+        if not same(buffers, before[4], 0.0):
             fail(
-                "hooks are left on the model, and run at every later call. Remove them: "
-                "`handle.remove()`."
+                "BatchNorm's running statistics have moved: the network ran in train mode, in "
+                "which images influence each other. Eval mode, and back."
+            )
+        if modes != before[0]:
+            hint = "Every part has its own mode: a BatchNorm may be frozen in eval mode."
+            if modes[0] != before[0][0]:
+                hint = "Put it back, in a `finally`."
+            fail(f"the model is left in another mode than it came in{when}. {hint}")
+        for gradient, old in zip(gradients, before[1], strict=True):
+            if (gradient is None) != (old is None) or not same(gradient, old, 0.0):
+                fail(
+                    f"the gradients of the parameters, `.grad`, are changed{when}; a training step "
+                    "would use them. `torch.autograd.grad(…)` returns a gradient and stores none."
+                )
+        if wanted != before[2]:
+            fail(f"`requires_grad` of the parameters is changed{when}: leave them as they were.")
+        if x_wanted != before[3]:
+            fail("`requires_grad` of the caller's x is changed: use `x.detach()`, a tensor anew.")
+
+    def answer(model, name, x, a, b):
+        before = state(model, x)
+        maps = contrastive_cam(model, name, x, a, b)
+        check_state(before, model, x)
+        if getattr(maps, "requires_grad", False):
+            fail(
+                "the maps still hold the graph of the whole network in memory: return them "
+                "`detach()`ed."
             )
         return maps
 
     cases = []
-    while len(cases) < 3:
-        model, name, (h, w) = small_resnet(), STAGES[len(cases)], rectangle(3, 5)
-        x = torch.randn(pick(3, 4), 3, 4 * h, 4 * w)
-        predicted, others = model(x).argmax(1), model.fc.out_features - 1
-        shift = 1 + torch.arange(len(x)) % others
-        classes = (predicted + shift) % (others + 1)  # never the predicted ones
-        maps = variant()(model, name, x, classes)
-        if (maps > 0).float().mean() > 0.3:  # maps of zeros would tell nothing
-            cases.append((model, name, x, classes))
+    names = [
+        *("layer3", "layer2", "conv1", "layer2.1.bn1"),
+        f"layer1.{pick(0, 1)}.conv2",
+        "layer2.0.bn1",
+    ]
+    while len(cases) < len(names):
+        number, (h, w) = len(cases), rectangle(3, 5)
+        model = small_resnet().double()
+        model.train(number in (1, 3))
+        if number == 1:
+            model.layer2[1].eval()  # frozen
+        if number == 2:
+            model.requires_grad_(False)
+        if number in (1, 4):
+            for parameter in model.parameters():
+                parameter.grad = torch.randn_like(parameter)
+        x = torch.randn(pick(3, 4), 3, 4 * h, 4 * w, dtype=torch.float64)
+        classes = model.fc.out_features
+        chosen = torch.stack([torch.randperm(classes)[:2] for _ in x])
+        case = (model, names[number], x, chosen[:, 0], chosen[:, 1])
+        if (oracle(*case) > 0).double().mean() > 0.3:  # maps of zeros would tell nothing
+            cases.append(case)
     mistakes = {
-        "the ReLU is missing: only evidence *for* the class is shown.": variant(
+        "this is the map for class a alone. What speaks for b as well should cancel.": variant(
+            lambda logits, a, b: logit(logits, a)
+        ),
+        "a and b are exchanged: why a, rather than b?": variant(
+            lambda logits, a, b: difference(logits, b, a)
+        ),
+        "two maps of Grad-CAM are subtracted, each after its ReLU: what speaks *against* b is lost "
+        "that way. One gradient, of the difference.": of_maps(lambda for_a, for_b: for_a - for_b),
+        "two maps of Grad-CAM are subtracted, each after its ReLU, and rectified again: what "
+        "speaks *against* b is lost. One gradient, of the difference.": of_maps(
+            lambda for_a, for_b: F.relu(for_a - for_b)
+        ),
+        "the two logits are added; it is their difference that says why a and not b.": variant(
+            lambda logits, a, b: logit(logits, a) + logit(logits, b)
+        ),
+        "the ReLU is missing: only evidence for a is to be shown.": variant(
             rectify=lambda maps: maps
         ),
-        "the absolute value is taken: evidence against the class would shine too. Use a ReLU.": (
-            variant(rectify=torch.abs)
+        "the absolute value is taken: evidence for b would shine too. Use a ReLU.": variant(
+            rectify=torch.abs
         ),
-        "you differentiate the probability (after the softmax); Grad-CAM takes the logit.": variant(
-            probability
+        "you differentiate probabilities (after the softmax); take the logits.": variant(
+            lambda logits, a, b: difference(logits.softmax(1), a, b)
         ),
-        "you differentiate the logarithm of the probability, or the loss; Grad-CAM takes the "
-        "logit.": variant(log_probability),
-        "the predicted class is explained, not the one that is asked for.": variant(
-            logit_of_predicted
+        "the predicted class takes the place of a.": variant(
+            lambda logits, a, b: difference(logits, logits.argmax(1), b)
         ),
-        "all logits are added: choose each image's own with `gather`.": variant(
-            lambda logits, classes: logits
+        "all images get the classes of the first one: choose each image's own with `gather`.": (
+            variant(lambda z, a, b: difference(z, a[:1].expand_as(a), b[:1].expand_as(b)))
         ),
-        "the weights are sums over the pixels; Grad-CAM takes the mean of the gradient over H and "
-        "W.": variant(weights=lambda gradient: gradient.sum((2, 3), keepdim=True)),
-        "gradient and activation are multiplied pixel by pixel. Average the gradient over H and W "
+        "the weights are sums over the pixels; take the mean of the gradient over h and w.": (
+            variant(weights=lambda gradient: gradient.sum((2, 3), keepdim=True))
+        ),
+        "gradient and activation are multiplied pixel by pixel. Average the gradient over h and w "
         "first.": variant(weights=lambda gradient: gradient),
         "the weights are averaged over the batch as well: each image has its own.": variant(
             weights=lambda gradient: gradient.mean((0, 2, 3), keepdim=True)
         ),
         "the maps are scaled to 0–1; leave them in units of the logit, so that they can be "
         "compared.": scaled,
+        "the maps are enlarged to the image's size; (N, h, w), as the layer's output, is asked "
+        "for.": enlarged,
     }
-    describe = named("model", "layer", "x", "classes")
-    compare(answer, variant(), cases, mistakes, what="the maps", describe=describe)
+    describe = named("model", "name", "x", "a", "b")
+    plain, in_place = cases[:3] + cases[4:5], [cases[3], cases[5]]
+    compare(answer, oracle, plain, mistakes, what="the maps", describe=describe)
+    for case in in_place:
+        if not same(attempt(answer, *copy.deepcopy(case)), oracle(*case), 1e-4):
+            fail(
+                f"right at the other layers, and wrong at `{case[1]}`: a ReLU in place overwrites "
+                "its output after your hook has kept it. What a forward hook *returns* takes the "
+                "place of the output: hand on a `clone()`."
+            )
+    check_failure(contrastive_cam, cases[1], state, check_state)
+
+
+def check_failure(answer, case, state, check_state) -> None:
+    """The model raises in the middle: the error must come through, and leave no traces."""
+    model, name, x, a, b = copy.deepcopy(case)
+    model.layer3[0].conv1 = Fails()
+    before = state(model, x)
+    error = outcome(answer, (model, name, x, a, b))
+    if not isinstance(error, ArithmeticError):
+        fail(
+            "the network raised an error, and your function did not hand it on: clean up in "
+            f"`finally`, without `except`. (It ended with {shown(error)}.)"
+        )
+    check_state(before, model, x, " when it raises")
 
 
 @exercise("6.4", "drop a block")

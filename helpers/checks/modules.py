@@ -168,6 +168,11 @@ def check_projection_names(missing: list[str], extra: list[str]) -> None:
     lacks = [key for key in missing if "downsample" in key]
     has = [key for key in extra if "downsample" in key]
     others = sorted({key.partition(".")[0] for key in extra if "downsample" not in key})
+    if lacks and any(key.endswith("downsample.weight") for key in has):
+        fail(
+            "the projection is a single layer. Here it is nn.Sequential(1×1 convolution, "
+            "BatchNorm)."
+        )
     if lacks and has:
         inner = sorted({key.split("downsample.")[-1].partition(".")[0] for key in has})
         fail(

@@ -151,6 +151,8 @@ def lab(browser):
     options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     options += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={course}"]
     options += [f"--IdentityProvider.token={token}"]
+    target = (ROOT / "Makefile").read_text(encoding="utf-8").partition("jupyter lab ")[2]
+    options += target.splitlines()[0].split()  # what `make lab` sets
     environment = {name: value for name, value in os.environ.items() if name != "COURSE_UNATTENDED"}
     environment["COURSE_DATA"] = "shapes"
     environment["JUPYTER_CONFIG_DIR"] = str(folder)
@@ -158,7 +160,7 @@ def lab(browser):
     environment["JUPYTERLAB_WORKSPACES_DIR"] = str(folder / "workspaces")
     command = [sys.executable, "-m", "jupyter", "lab", *options]
     with open(BUILD / "browser.log", "w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=course, env=environment, stdout=log, stderr=log)
     try:
         for _ in range(60):
             try:
@@ -166,10 +168,10 @@ def lab(browser):
                 break
             except OSError:
                 time.sleep(1)
-        yield f"http://127.0.0.1:{port}/lab/tree/notebooks/{{}}?token={token}&reset"
+        yield f"http://127.0.0.1:{port}/lab/tree/{{}}?token={token}&reset"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)  # its kernels end first
 
 
 SEEN = """
@@ -197,6 +199,16 @@ IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
 RUN_ALL = 'li[data-command="runmenu:run-all"]'
 
 
+def test_make_lab_shows_readme_whose_links_open_lessons(browser, lab):
+    browser.get(lab.format("README.md"))
+    waiting = WebDriverWait(browser, 120)
+    link = "//*[contains(@class, 'jp-MarkdownViewer')]//td/a[starts-with(., '01 ')]"
+    waiting.until(lambda b: b.find_elements(By.XPATH, link))
+    browser.save_screenshot(str(BUILD / "screenshots" / "jupyterlab-README.png"))
+    browser.find_element(By.XPATH, link).click()
+    waiting.until(lambda b: b.find_elements(By.CSS_SELECTOR, ".jp-NotebookPanel .jp-CodeCell"))
+
+
 def menu_called_run(browser) -> list:
     entries = browser.find_elements(By.CSS_SELECTOR, ".lm-MenuBar-item")
     return [entry for entry in entries if entry.text == "Run"]
@@ -212,7 +224,7 @@ def test_lesson_runs_in_jupyterlab(browser, lab, path):
     size = {"width": 1300, "height": 1600, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get_log("browser")
-    browser.get(lab.format(path.name))
+    browser.get(lab.format(f"notebooks/{path.name}"))
     waiting = WebDriverWait(browser, 120)
     waiting.until(lambda b: b.find_elements(By.CSS_SELECTOR, IDLE))
     waiting.until(menu_called_run)[0].click()

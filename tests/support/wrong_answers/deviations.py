@@ -181,6 +181,7 @@ WRONG = {
             "model.train(modes[0][1])",
             "every module has its own mode",
         ),
+        ("part.training = was_training", "model.training = modes[0][1]", "parts stay in eval"),
         ("model.eval()", "model.eval", "other company"),  # no parentheses
         ("model.eval()", "model.train()", "train mode before it predicts"),
         ("@torch.no_grad()\n", "", "gradients are recorded"),
@@ -264,7 +265,21 @@ WRONG = {
         (", 0.0)", ", 0.5)", "other than 0"),
         ("& in_columns", "| in_columns", "rectangle"),
         ("rows >= top)", "rows >= top) & (torch.arange(n) % 10 > 0)[:, None]", "have no hole"),
+        (
+            "rows >= top)",
+            "rows >= top) & (torch.arange(n) < n // 2)[:, None]",
+            "50% of the images have no hole",
+        ),
+        (
+            "left = torch.randint(0, w, (n, 1), generator=generator) - size // 2",
+            "left = (top + size // 2) * w // h - size // 2",
+            "line",
+        ),
         ("randint(0, h,", "randint(0, h - 1,", "is never the centre"),
+        (
+            {"randint(0, h,": "randint(0, min(h, w),", "randint(0, w,": "randint(0, min(h, w),"},
+            "the centre",
+        ),
         ("randint(0, w,", "randint(-1, w + 1,", "some centres lie outside", "column"),
         ("rows < top + size)", "rows < top + size // 2 * 2)", "pixels high"),
     ],

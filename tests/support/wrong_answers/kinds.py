@@ -98,19 +98,26 @@ return first[0]
     ),
 }
 
-NO_RESULT = {"zero-gamma", "kaiming", "update-ema", "ema", "checkpoint"}
-OF_NUMBERS = {"conv-cost", "count-paths", "second-moment", "lr-factor", "receptive-field", "count"}
-OF_NUMBERS |= {"smallest-difference", "best-of", "make-stage", "projection", "stages", "schedule"}
-OF_NUMBERS |= {"selection"}
-BLOCKS = {"basic-block", "bottleneck", "addition", "preactivation", "squeeze-excite"}
-IMAGES = {"residual", "batch-norm", "option-a", "crop", "flip", "cutout"}
-IMAGES |= {"output-shapes", "grad-cam", "without-block", "relative-change"}
-DIFFERENTIABLE = BLOCKS | {"residual", "batch-norm", "option-a", "smooth-cross-entropy"}
+NO_RESULT = {"update-ema", "ema", "checkpoint"}
+NO_RESULT |= {"investigation"}
+OF_NUMBERS = {"conv-cost", "count-paths", "second-moment", "receptive-field", "count"}
+OF_NUMBERS |= {"smallest-difference", "best-of", "projection", "stages", "schedule"}
+OF_NUMBERS |= {"warm-restarts"}
+OF_NUMBERS |= {"grown", "selection", "average-projection", "deep-stem", "fold-batch-norm"}
+BLOCKS = {"addition", "preactivation", "squeeze-excite"}
+BLOCKS |= {"preactivation-bottleneck", "resnext", "stochastic-depth"}
+BLOCKS |= {"rezero"}
+IMAGES = {"residual", "batch-norm", "crop", "flip", "cutout"}
+IMAGES |= {"batch-norm-backward"}
+IMAGES |= {"output-shapes", "contrastive-cam", "without-block", "relative-change"}
+DIFFERENTIABLE = BLOCKS | {"residual", "batch-norm", "smooth-cross-entropy"}
 DIFFERENTIABLE |= {"mixup-loss"}
 BATCHES = {"train-one-epoch", "accuracy", "predict"}
-TYPED = {"residual", "batch-norm", "option-a", "crop", "flip", "cutout", "sgd-step"}
-TYPED |= {"smooth-cross-entropy", "filter-normalised", "basic-block", "bottleneck", "addition"}
+TYPED = {"rezero", "batch-norm-backward"}
+TYPED |= {"residual", "batch-norm", "crop", "flip", "cutout", "sgd-step"}
+TYPED |= {"smooth-cross-entropy", "filter-normalised", "addition"}
 TYPED |= {"squeeze-excite", "mixup-loss"}
+TYPED |= {"preactivation-bottleneck", "resnext", "stochastic-depth"}
 
 
 def kinds_of(exercise: str) -> list[str]:

@@ -127,7 +127,7 @@ WRONG = {
             "0 indices for",
         ),
         ("torch.nonzero(rest)[:, 0], ", "torch.nonzero(rest)[:-1, 0], ", "lost"),
-        ("labels.unique()", "range(10)", "`per_class` of each"),
+        ("labels.unique()", "range(10)", "`per_class` of each", "not ten"),
         ("rest = torch.ones", "labels += 1\n    rest = torch.ones", "changes what it was given"),
     ],
 }

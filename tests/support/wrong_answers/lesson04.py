@@ -1,20 +1,89 @@
 """Wrong answers to the exercises of lesson 04."""
 
 WRONG = {
-    "lr-factor": [
+    "warm-restarts": [
         ("(step + 1) / (warmup + 1)", "step / warmup", "first step has a rate of 0"),
         ("(step + 1) / (warmup + 1)", "(step + 1) / warmup", "one step early"),
         ("(step + 1) / (warmup + 1)", "1.0", "nothing rises"),
-        ("(step - warmup) / (total - warmup)", "(step - warmup) / total", "never ends"),
-        ("(step - warmup) / (total - warmup)", "step / total", "jumps down"),
-        ("(1 + math.cos(math.pi * progress)) / 2", "math.cos(math.pi * progress)", "negative"),
-        ("math.pi * progress", "2 * math.pi * progress", "down and up again"),
-        ("(total - warmup)", "(total - warmup - 1)", "exactly 0"),
-        ("(1 + math.cos(math.pi * progress)) / 2", "1 - progress", "linearly"),
+        ({"if step < warmup": "if False", "if start == 0:": "if False:"}, "no warm-up"),
         (
-            {"if step < warmup": "if False", "(step - warmup) / (total - warmup)": "step / total"},
-            "no warm-up",
+            """def warm_restarts(step, cycle, factor, warmup):
+    start, length = 0, cycle
+    while step >= start + length:
+        start += length
+        length *= factor
+    if step - start < warmup:
+        return (step - start + 1) / (warmup + 1)
+    return (1 + math.cos(math.pi * (step - start - warmup) / (length - warmup))) / 2
+""",
+            "every cycle has a warm-up",
         ),
+        (
+            """def warm_restarts(step, cycle, factor, warmup):
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    start, length = warmup, cycle
+    while step >= start + length:
+        start += length
+        length *= factor
+    return (1 + math.cos(math.pi * (step - start) / length)) / 2
+""",
+            "the first cycle is too long",
+        ),
+        ("warmup, cycle - warmup", "warmup, cycle", "sized for `cycle` steps"),
+        ("    if start == 0:", "    if False:", "jumps down where the warm-up ends"),
+        ("(1 + math.cos(math.pi", "2 * (math.cos(math.pi", "negative"),
+        ("math.pi * (step", "2 * math.pi * (step", "down and up again in each"),
+        (
+            "(1 + math.cos(math.pi * (step - start) / length)) / 2",
+            "1 - (step - start) / length",
+            "linearly",
+        ),
+        ("(step - start) / length", "(step - start) / (length - 1)", "exactly 0"),
+        ("while step >= start", "while step > start", "one step late: the step at which"),
+        (
+            """def warm_restarts(step, cycle, factor, warmup):
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if step < cycle:
+        return (1 + math.cos(math.pi * (step - warmup) / (cycle - warmup))) / 2
+    if factor == 1:
+        return (1 + math.cos(math.pi * (step % cycle) / cycle)) / 2
+    n = int(math.log(step / cycle * (factor - 1) + 1, factor))
+    start, length = cycle * (factor**n - 1) // (factor - 1), cycle * factor**n
+    return (1 + math.cos(math.pi * (step - start) / length)) / 2
+""",
+            "logarithm",
+        ),
+        ("while step >= start + length", "while False", "goes on, up again"),
+        (
+            {
+                "while step >= start + length": "while False",
+                "(step - start) / length": "min(1, (step - start) / length)",
+            },
+            "stays at 0",
+        ),
+        ("length *= factor", "length = cycle", "the same length"),
+        ("length *= factor", "length += cycle * (factor - 1)", "by addition"),
+        (
+            {"        length *= factor": "        length = start * (factor - 1) or cycle"},
+            "the list of the rates",
+        ),
+        ("length *= factor", "length = start * factor - start if factor > 1 else 1", "*ends*"),
+        ("start, length = 0, cycle\n", "start, length = 0, cycle * factor\n", "In the case steps="),
+        (
+            """def warm_restarts(step, cycle, factor, warmup):
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    start, length = warmup, cycle - warmup
+    while step >= start + length:
+        start += length
+        length *= factor
+    return (1 + math.cos(math.pi * (step - start) / length)) / 2
+""",
+            "too short",
+        ),
+        ("(step - start) / length", "(step - start + 1) / length", "a step ahead"),
     ],
     "smooth-cross-entropy": [
         (
@@ -81,38 +150,6 @@ WRONG = {
         ("return w - lr", "return w + lr", "up the gradient"),
         ("v = momentum * v + d", "v.mul_(momentum).add_(d)", "changes what it was given"),
     ],
-    "update-ema": [
-        ("average.state_dict().items()", "average.named_parameters()", "buffers are left"),
-        (
-            "if value.is_floating_point():",
-            "if value.is_floating_point() and name in dict(average.named_parameters()):",
-            "buffers are copied",
-        ),
-        ("1 - decay)", "decay)", "wrong way round"),
-        ("value.lerp_(theirs[name], 1 - decay)", "value.copy_(theirs[name])", "simply replaced"),
-        ("value.copy_(theirs[name])", "pass", "num_batches_tracked"),
-        (
-            {"value.lerp_(": "value.lerp(", "value.copy_(theirs[name])": "value = theirs[name]"},
-            "nothing changes",
-        ),
-        (
-            "value.lerp_(theirs[name], 1 - decay)",
-            "value.mul_(decay).add_(theirs[name])",
-            "without end",
-        ),
-        ("if value.is_floating_point():", "if True:", "stopped with"),
-        (
-            "value.copy_(theirs[name])",
-            "average[1].num_batches_tracked = theirs[name]",
-            "`1.num_batches_tracked`",
-            "the model's own tensor",
-        ),
-        (
-            "1 - decay)\n",
-            "1 - decay)\n                theirs[name].mul_(2)\n",
-            "the model itself is changed",
-        ),
-    ],
     "train-one-epoch": [
         ("        optimizer.zero_grad()\n", "", "pile up"),
         (
@@ -159,6 +196,7 @@ WRONG = {
             },
             "gone through twice",
         ),
+        ("    for x, labels in batches:", "    for x, labels in list(batches):", "read ahead"),
         (
             "return loss_sum / seen, correct / seen",
             "return loss_sum / seen",
@@ -201,6 +239,15 @@ WRONG = {
                 "def save(": "KEPT = {}\n\n\ndef save(",
             },
             "second comes back",
+        ),
+        (
+            {
+                "    torch.save({": "    token = str(len(KEPT))\n    KEPT[token] = copy.deepcopy({",
+                ", path)": ")\n    path.write_text(token)",
+                "torch.load(path, weights_only=True)": "KEPT[path.read_text()]",
+                "def save(": "import copy\n\nKEPT = {}\n\n\ndef save(",
+            },
+            "kept elsewhere",
         ),
         (
             ", path)",

@@ -34,6 +34,19 @@ WRONG = {
 """,
             "scikit-learn",
         ),
+        (
+            """from sklearn import metrics
+
+
+def count(labels, predicted, classes):
+    return torch.tensor(metrics.confusion_matrix(labels, predicted, labels=range(classes)))
+
+
+def confusion(labels, predicted, classes):
+    return count(labels, predicted, classes)
+""",
+            "scikit-learn",
+        ),
     ],
     "recall-precision": [
         (
@@ -87,23 +100,47 @@ WRONG = {
             "equally many",
         ),
     ],
-    "fit-temperature": [
-        ("logits / t", "logits * t", "*divided*"),
-        ("temperatures[losses.argmin()].item()", "1.0", "1 in every case"),
+    "vector-scaling": [
+        ("return w.detach()", "return 1 / w.detach()", "temperatures, 1 / w"),
+        ("logits * w", "logits / w", "temperatures, 1 / w"),
+        ("return w.detach()", "return w.detach().log()", "logarithms"),
+        ("logits * w", "logits.softmax(1) * w", "to probabilities"),
+        ("logits * w", "logits.log_softmax(1) * w", "log-probabilities"),
+        ("logits * w", "(logits * w).softmax(1)", "cross-entropy is", "Uphill"),
         (
-            "temperatures[losses.argmin()].item()",
-            "temperatures.log()[losses.argmin()].item()",
-            "logarithm",
+            {
+                "torch.ones(logits.shape[1]": "torch.ones(1",
+                "w.detach()": "w.detach() + 0 * logits[0]",
+            },
+            "the same factor",
         ),
-        ("logits / t", "logits.softmax(1) / t", "probabilities"),
+        ("torch.ones(logits.shape[1]", "torch.ones(1", "shape", "expected, got"),
+        ("logits * w, labels", "logits * w, logits.argmax(1)", "with other labels", "which labels"),
+        ("return w.detach()", "return torch.full_like(w, 1.5)", "with other labels"),
+        ("    optimizer.step(closure)\n", "", "all factors are 1"),
+        ("max_iter=100", "max_iter=1", "minimum is not reached", "is possible"),
+        ("        optimizer.zero_grad()\n", "", "set to zero"),
         (
-            "F.cross_entropy(logits / t, labels)",
-            "F.cross_entropy(logits / t, logits.argmax(1))",
-            "predictions",
+            """def vector_scaling(logits, labels):
+    w = torch.ones(logits.shape[1], requires_grad=True)
+    for _ in range(20):
+        (slope,) = torch.autograd.grad(F.cross_entropy(logits * w, labels), w)
+        w = w + 0.1 * slope
+    return w.detach()
+""",
+            "Uphill",
         ),
-        ("argmin", "argmax", "in every case"),
-        ("temperatures[losses.argmin()].item()", "1.5", "1.5 in every case"),
-        (".item()", ".item() + 0.1", "expected, got", "In the case logits="),
+        (
+            {
+                "    optimizer =": "    b = (0 * w).detach().requires_grad_()\n    optimizer =",
+                "LBFGS([w]": "LBFGS([w, b]",
+                "logits * w": "logits * w + b",
+            },
+            "a bias is fitted",
+        ),
+        ("logits * w", "(logits - logits.mean(1, keepdim=True)) * w", "mean is subtracted"),
+        ("        return loss\n", "", "stopped with TypeError", "without `return`"),
+        ("return w.detach()", "return 0.99 * w.detach() + 0.05", "minimum is not reached"),
     ],
     "smallest-difference": [
         ("2 * accuracy", "accuracy", "√2"),
@@ -117,6 +154,7 @@ WRONG = {
         (" / n)", ")", "n is missing"),
         (" / n)", ") / n", "not under the root"),
         ("z * math", "100 * z * math", "percentage points"),
+        ("z * math", "1.96 * math", "whatever `z`"),
     ],
     "best-of": [
         (".max(dim=1).values", ".float().mean(dim=1)", "average score"),
@@ -131,5 +169,91 @@ WRONG = {
             "a bound on",
         ),
         (" / n).mean().item()", " / n).mean().item() - 0.5", "expected, got"),
+    ],
+    "ece-interval": [
+        (
+            """def ece_interval(first, second, bins, repetitions, level, generator):
+    n, found = len(first[0]), []
+
+    def error(confidence, correct):
+        index = (confidence * bins).long().clamp(max=bins - 1)
+        gap = correct.double() - confidence
+        return sum(gap[index == b].sum().abs() for b in range(bins)) / n
+
+    for _ in range(repetitions):
+        i = torch.randint(n, (n,), generator=generator)
+        found.append(error(first[0][i], first[1][i]) - error(second[0][i], second[1][i]))
+    found, tail = torch.stack(found), (1 - level) / 2
+    return found.quantile(tail).item(), found.quantile(1 - tail).item()
+""",
+            "without a loop",
+        ),
+        (
+            "    def errors(confidence, correct):\n",
+            "    def errors(confidence, correct):\n"
+            "        drawn = torch.randint(n, (repetitions, n), generator=generator)\n",
+            "resampled independently",
+        ),
+        (
+            {
+                "errors(confidence, correct)": "errors(confidence, correct, drawn=drawn)",
+                "errors(*second)": "errors(*second, torch.arange(n).expand(repetitions, n))",
+            },
+            "only the first",
+        ),
+        (
+            {
+                "errors(confidence, correct)": "errors(confidence, correct, drawn=drawn)",
+                "errors(*first)": "errors(*first, torch.arange(n).expand(repetitions, n))",
+            },
+            "only the second",
+        ),
+        (
+            "torch.randint(n, (repetitions, n), generator=generator)",
+            "torch.rand(repetitions, n, generator=generator).argsort(1)",
+            "*with* replacement",
+        ),
+        ("tail = (1 - level) / 2", "tail = 0.025", "whatever `level`"),
+        ("tail = (1 - level) / 2", "tail = 1 - level", "too narrow"),
+        ("tail = (1 - level) / 2", "tail = (1 - level) / 4", "too wide"),
+        ("errors(*first) - errors(*second)", "errors(*second) - errors(*first)", "the sign"),
+        ("return differences", "tail = 1 - tail\n    return differences", "swapped"),
+        (
+            "errors(*first) - errors(*second)",
+            "(errors(*first) - errors(*second)).abs()",
+            "absolute difference",
+        ),
+        ("gap = correct.double() - confidence", "gap = correct.double()", "*accuracies*"),
+        ("sums.abs().sum(1)", "sums.sum(1)", "cancel"),
+        ("sums.abs().sum(1)", "sums.sum(1).abs()", "cancel", "not the sum's"),
+        ("/ n", "/ n * 100", "in percent"),
+        (
+            {"(repetitions, n)": "(repetitions, n // 2)", "/ n": "/ (n // 2)"},
+            "half as large",
+        ),
+        (".clamp(max=bins - 1)", "", "out of bounds"),
+        (", generator=generator", "", "nothing is drawn from `generator`"),
+        ("    n = len", "    generator.manual_seed(0)\n    n = len", "a seed set inside"),
+        (
+            "    return differences",
+            """    n = len(first[0])
+    repetitions, drawn = 1, torch.arange(n)[None]
+    value = (errors(*first) - errors(*second)).item()
+    margin = differences.std().item()
+    margin *= torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - tail)).item()
+    return value - margin, value + margin
+    return differences""",
+            "± z standard errors",
+        ),
+        (
+            "    return differences",
+            """    n = len(first[0])
+    repetitions, drawn = 1, torch.arange(n)[None]
+    differences = 2 * (errors(*first) - errors(*second)) - differences
+    return differences""",
+            "reflected",
+        ),
+        (".item(), differences", " - 0.01, differences", "the bootstrap gives"),
+        ("differences.quantile(tail).item(), ", "", "(low, high) expected"),
     ],
 }

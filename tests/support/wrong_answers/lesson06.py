@@ -33,34 +33,140 @@ WRONG = {
         ),
         ("return shapes", "return list(shapes.values())", "a dictionary is expected"),
     ],
-    "grad-cam": [
+    "contrastive-cam": [
+        (" - logits.gather(1, b[:, None])", "", "class a alone"),
         (
-            "F.relu((weights * activation).sum(1))",
-            "(weights * activation).sum(1)",
-            "ReLU is missing",
+            {
+                "a[:, None]) - ": "b[:, None]) - ",
+                "gather(1, b[:, None])\n": "gather(1, a[:, None])\n",
+            },
+            "exchanged",
         ),
         (
-            "F.relu((weights * activation).sum(1))",
-            "(weights * activation).sum(1).abs()",
+            """def contrastive_cam(model, name, x, a, b):
+    def cam(classes):
+        kept = []
+
+        def keep(layer, inputs, output):
+            kept.append(output)
+            return output.clone()
+
+        handle = model.get_submodule(name).register_forward_hook(keep)
+        try:
+            with evaluating(model):
+                logits = model(x.detach().requires_grad_())
+        finally:
+            handle.remove()
+        score = logits.gather(1, classes[:, None]).sum()
+        (gradient,) = torch.autograd.grad(score, kept[0])
+        return F.relu((gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1)).detach()
+
+    return F.relu(cam(a) - cam(b))
+""",
+            "two maps of Grad-CAM",
+            "rectified again",
+        ),
+        ("a[:, None]) - logits", "a[:, None]) + logits", "are added"),
+        (
+            "return F.relu((weights * kept[0]).sum(1))",
+            "return (weights * kept[0]).sum(1)",
+            "ReLU is",
+        ),
+        (
+            "F.relu((weights * kept[0]).sum(1))",
+            "(weights * kept[0]).sum(1).abs()",
             "absolute value",
         ),
-        ("logits.gather", "logits.softmax(1).gather", "probability (after"),
-        ("logits.gather", "logits.log_softmax(1).gather", "logarithm of the probability"),
-        ("classes[:, None]", "logits.argmax(1)[:, None]", "predicted class"),
-        ("logits.gather(1, classes[:, None]).sum()", "logits.sum()", "all logits"),
         (
-            "gradient.mean((2, 3), keepdim=True)",
-            "gradient.sum((2, 3), keepdim=True)",
-            "sums over the pixels",
+            "    score =",
+            "    logits = logits.softmax(1)\n    score =",
+            "probabilities (after",
         ),
+        ("gather(1, a[:, None])", "max(1, keepdim=True).values", "predicted class"),
+        (
+            "logits.gather(1, a[:, None]) - logits.gather(1, b[:, None])",
+            "logits[:, a[0]] - logits[:, b[0]]",
+            "of the first one",
+        ),
+        ("gradient.mean((2, 3), keepdim=True)", "gradient.sum((2, 3), keepdim=True)", "are sums"),
         ("gradient.mean((2, 3), keepdim=True)", "gradient", "pixel by pixel"),
         (
             "gradient.mean((2, 3), keepdim=True)",
             "gradient.mean((0, 2, 3), keepdim=True)",
             "over the batch",
         ),
-        ("return F.relu(", "maps = F.relu(", "None"),
-        ("    handle.remove()\n", "", "hooks are left"),
+        (
+            "    return F.relu(",
+            "    most = F.relu((weights * kept[0]).sum(1)).amax((1, 2))\n"
+            "    weights = weights / most[:, None, None, None]\n    return F.relu(",
+            "scaled to 0–1",
+        ),
+        (
+            "sum(1)).detach()",
+            "sum(1)).detach()[:, None]",
+            "shape",
+        ),
+        (
+            {
+                "return F.relu((": "maps = F.relu((",
+                "sum(1)).detach()": "sum(1, keepdim=True)).detach()\n    return F.interpolate("
+                'maps, size=x.shape[2:], mode="bilinear").squeeze(1)',
+            },
+            "enlarged",
+        ),
+        ("        return output.clone()", "        return None", "a ReLU in place", "`clone()`"),
+        (
+            "kept.append(output)\n        return output.clone()",
+            "kept.append(output.clone())",
+            "stopped with RuntimeError",
+        ),
+        ("        handle.remove()", "        pass", "hooks are left"),
+        (
+            {
+                "    try:\n": "    if True:\n",
+                "    finally:\n        handle": "    if True:\n        handle",
+            },
+            "hooks are left on the model when it raises",
+        ),
+        ("with evaluating(model):", "if True:", "running statistics have moved"),
+        (
+            {"with evaluating(model):": "if model.eval():"},
+            "left in another mode",
+        ),
+        (
+            {
+                "    try:\n        with evaluating(model):": "    mode = model.training\n"
+                "    try:\n        if model.eval():",
+                "    score =": "    model.train(mode)\n    score =",
+            },
+            "its own mode",
+        ),
+        (
+            {
+                "    try:\n        with evaluating(model):": "    modes = [(p, p.training) "
+                "for p in model.modules()]\n    try:\n        if model.eval():",
+                "    score =": "    for p, mode in modes:\n        p.training = mode\n    score =",
+            },
+            "another mode than it came in when it raises",
+        ),
+        (
+            "(gradient,) = torch.autograd.grad(score.sum(), kept[0])",
+            "kept[0].retain_grad()\n    score.sum().backward()\n    gradient = kept[0].grad",
+            "`.grad`, are changed",
+        ),
+        ("x.detach().requires_grad_()", "x.requires_grad_()", "caller's x"),
+        ("model(x.detach().requires_grad_())", "model(x)", "RuntimeError"),
+        (
+            "    kept = []\n",
+            "    kept = []\n    model.requires_grad_(True)\n",
+            "`requires_grad` of the parameters",
+        ),
+        (".sum(1)).detach()", ".sum(1))", "the graph"),
+        (
+            "    finally:\n",
+            "    except ArithmeticError:\n        return x\n    finally:\n",
+            "hand it on",
+        ),
     ],
     "without-block": [
         ("return shortened(x)", "return model(x)", "nothing is dropped"),
