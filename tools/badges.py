@@ -75,10 +75,16 @@ def first_cell(slug: str) -> str:
 
 
 def badge(path: str, slug: str) -> str:
-    """The badge that opens a notebook in Colab, given by its path in the repository."""
-    text = f"Open lesson {Path(path).name[:2]} in Google Colab"
+    """The badge that opens a notebook in Colab, given by its path in the repository.
+
+    Solutions have the badge of the students' copy that is made from them.
+    """
+    path = path.replace("/solutions/", "/exercises/")
+    name = Path(path).stem
+    kind = "exercises" if "/exercises/" in path else "lesson"
+    what = f"{kind} {name[:2]}" if name[:2].isdigit() else name.replace("_", " ").capitalize()
     target = f"{COLAB}/github/{slug}/blob/main/{path}"
-    return f"[![{text}]({COLAB}/assets/colab-badge.svg)]({target})"
+    return f"[![Open {what} in Google Colab]({COLAB}/assets/colab-badge.svg)]({target})"
 
 
 def notebooks(root: Path = ROOT) -> list[Path]:
@@ -91,17 +97,16 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 
 
 def pointed_notebook(text: str, path: Path, slug: str, root: Path = ROOT) -> str:
-    """A notebook's JSON with its first cell and, in a lesson, the badge below its title."""
+    """A notebook's JSON with its first cell, and the badge below its title."""
     notebook = json.loads(text)
     title, first = notebook["cells"][:2]
     if first["cell_type"] != "code" or "REPOSITORY = " not in "".join(first["source"]):
         raise ValueError(f"{path.name}: its second cell is not the course's first code cell")
     first["source"] = first_cell(slug).splitlines(keepends=True)
-    if path.parent.name == "notebooks":
-        heading, *lines = "".join(title["source"]).splitlines()
-        rest = "\n".join(line for line in lines if not BADGE.match(line)).strip("\n")
-        colab = badge(path.relative_to(root).as_posix(), slug)
-        title["source"] = f"{heading}\n\n{colab}\n\n{rest}".splitlines(keepends=True)
+    heading, *lines = "".join(title["source"]).splitlines()
+    rest = "\n".join(line for line in lines if not BADGE.match(line)).strip("\n")
+    colab = badge(path.relative_to(root).as_posix(), slug)
+    title["source"] = f"{heading}\n\n{colab}\n\n{rest}".splitlines(keepends=True)
     return json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
 
 

@@ -1,7 +1,8 @@
 """What nbgrader needs to mark the exercises: its configuration calls `configure`.
 
 A submission is renamed, gets lost checks back, and is read for attempts to pass without an answer.
-It runs in an empty folder with a copy of `helpers`; the checks are read again for every check.
+It runs in an empty folder with copies of `helpers` and `results`; the checks are read again for
+every check.
 """
 
 import copy
@@ -166,12 +167,13 @@ class Restore(NbGraderPreprocessor):
 
 
 class Mark(steps.Execute):
-    """Runs a submission in an empty folder, beside a copy of our `helpers` and nothing else."""
+    """Runs a submission in an empty folder, beside copies of our `helpers` and recorded runs."""
 
     def preprocess(self, nb: NotebookNode, resources: dict, km=None) -> tuple[NotebookNode, dict]:
         before = resources["metadata"].get("path", "")
         with tempfile.TemporaryDirectory() as folder:
-            shutil.copytree(ROOT / "helpers", Path(folder, "helpers"))
+            for name in ("helpers", "results"):
+                shutil.copytree(ROOT / name, Path(folder, name))
             shutil.copy(ROOT / "tools" / "fresh.py", folder)
             work = Path(folder, "work")
             work.mkdir()
