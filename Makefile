@@ -68,8 +68,9 @@ test-long: $(READY)
 mutants: $(READY)
 	$(PY) tools/mutants.py
 
+# its settings show Markdown rendered, not as text
 lab: $(READY)
-	$(PY) -m jupyter lab --LabApp.default_url="/lab/tree/README.md?factory=Markdown%20Preview"
+	$(PY) -m jupyter lab --LabApp.default_url=/lab/tree/README.md --LabApp.app_settings_dir=docs/jupyterlab
 
 refresh: $(READY)
 	$(PY) tools/run_lessons.py refresh

@@ -31,6 +31,7 @@ external_toc_path = "docs/toc.yml"
 
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_code_prompt_show = "Show the first cell, which finds the course's files"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # a note may begin with a small heading
@@ -60,6 +61,7 @@ html_theme_options = {
     "navbar_persistent": [],  # the search field is in the sidebar already
     "show_navbar_depth": 1,
     "show_toc_level": 2,
+    "footer_content_items": [],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
@@ -100,8 +102,10 @@ def prepare(app, name: str, source: list[str]) -> None:
                 cell["metadata"]["mystnb"] = {"image": {"alt": alt}}
     if page.parent.name == "solutions":
         title = notebook["cells"][0]
-        rest = title["source"].removeprefix("# ").removeprefix("Exercises ")
-        title["source"] = f"# Solutions {rest}"
+        if title["source"].startswith("# Exercises "):
+            title["source"] = title["source"].replace("Exercises", "Solutions", 1)
+        else:
+            title["source"] = "# Solutions: " + title["source"].removeprefix("# ")
     source[0] = json.dumps(notebook)
 
 

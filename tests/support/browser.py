@@ -139,6 +139,8 @@ def lab(browser):
     shutil.copytree(ROOT, course, ignore=ignore)
     for path in (course / "notebooks").glob("*.ipynb"):
         notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, as_version=4), {})
+        for cell in notebook.cells:
+            cell.metadata.pop("jupyter", None)  # a collapsed cell does not show its number
         nbformat.write(notebook, path)
     news = "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     (folder / news).parent.mkdir(parents=True)
