@@ -34,7 +34,8 @@ nb_merge_streams = True
 nb_code_prompt_show = "Show the first cell, which finds the course's files"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]  # a note may begin with a small heading
+# a note may begin with a small heading; a fork may have no solutions
+suppress_warnings = ["myst.header", "etoc.glob"]
 
 # One file with everything, fonts included as paths: formulas need no network.
 MATHJAX = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
