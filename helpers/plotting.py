@@ -176,9 +176,8 @@ def live_curves(epochs: int, title: str) -> Callable[[object, dict], None]:
 
     def redraw(model: object, row: dict) -> None:
         history.append(dict(row))
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-        for ax, quantity in zip(axes, ("loss", "accuracy")):
-            plot_curves(history, quantity, ax=ax, color=RESIDUAL)
+        figure = plot_history(history, marks={})
+        for ax in figure.axes:
             ax.set_xlim(0.8, epochs + 0.2)
             for line in ax.get_lines():
                 line.set_marker("o")  # a line needs two epochs
