@@ -93,8 +93,9 @@ class Difference:
     def __str__(self) -> str:
         points = [100 * number for number in (self.value, self.low, self.high)]
         text = "{:+.2f} points, 95 % interval {:+.2f} to {:+.2f}".format(*points)
-        n = f"n = {self.seeds[0]}" if self.seeds[0] == self.seeds[1] else f"n = {self.seeds}"
-        return f"{text} ({n}{', test sampling only' if self.test_sampling_only else ''})"
+        ours, theirs = self.seeds
+        n = f"{ours}" if ours == theirs else f"{ours} and {theirs}"
+        return f"{text} (n = {n}{', test sampling only' if self.test_sampling_only else ''})"
 
 
 def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Difference:

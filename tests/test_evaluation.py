@@ -154,7 +154,7 @@ def test_difference_of_single_seeds_says_so():
         bounds = (found.value, found.low, found.high)
         assert bounds == pytest.approx((0.5, 0.5 - margin, 0.5 + margin))
     assert str(difference([ours], [theirs])).endswith("(n = 1, test sampling only)")
-    assert "(n = (1, 2), test sampling only)" in str(found)
+    assert "(n = 1 and 2, test sampling only)" in str(found)
     text = str(difference([ours, ours], [theirs, theirs]))  # seeds that agree add nothing
     assert text.startswith("+50.00 points, 95 % interval ") and text.endswith("(n = 2)")
 
