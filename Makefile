@@ -1,7 +1,7 @@
 # make lab           opens JupyterLab on README, which lists the lessons
 # make run           executes every lesson into build/ and prints the results
 # make html          the course as a site in build/site, with search; installs docs/requirements.txt
-# make test          everything that CI checks, in two processes (JOBS=4: in four)
+# make test          all checks but the slow ones, in two processes (JOBS=4: in four)
 # make test-long     the slow checks too
 # make refresh       executes the lessons in place: their stored outputs
 # make tables        redraws the tables of recorded runs
@@ -13,7 +13,7 @@
 # make badges SLUG=owner/repository   points badges and first cells at a fork; installs nothing
 # make clean         deletes build/ and .venv
 #
-# Every target makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux
+# Every target but badges and clean makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux
 # (5 GB); a laptop takes the CPU build instead:
 #     make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 

@@ -47,6 +47,8 @@ def prepare(
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
     products = distributed.from_first(lambda: resolve_products(config.products, device, precision))
     dataset = load(config.dataset, root)
+    if config.split == "train" and not dataset.val:
+        raise ValueError("there are no validation images to measure on: choose --split train+val")
     changes = {"dataset": dataset.name, "device": str(device)}
     changes |= {"precision": precision, "products": products}
     config = dataclasses.replace(config, **changes)
@@ -74,7 +76,7 @@ def describe(config: TrainConfig, dataset: Dataset, model: nn.Module) -> str:
 def seconds_of(steps: int, config: TrainConfig, dataset: Dataset, model: nn.Module) -> float:
     """How long so many training steps take now."""
     few = dataclasses.replace(
-        dataset, train=dataset.train[: steps * config.batch_size], val=dataset.val[:0]
+        dataset, train=dataset.train[: steps * config.batch_size], val=None
     )
     settings = dataclasses.replace(config, split="train+val", epochs=1, compile=False, grow=0.0)
     with warnings.catch_warnings():
@@ -87,7 +89,7 @@ def time_step(config: TrainConfig, dataset: Dataset, model: nn.Module) -> tuple[
     seconds_of(1, config, dataset, model)  # the first step also sets everything up
     one = seconds_of(1, config, dataset, model)
     most = len(dataset.train) // config.batch_size
-    steps = distributed.from_first(lambda: max(2, min(50, int(5 / one), most)))
+    steps = distributed.from_first(lambda: max(1, min(50, int(5 / one), most)))
     return seconds_of(steps, config, dataset, model) / steps, steps
 
 
@@ -161,6 +163,8 @@ def run(
     if not use_test and (test_trace or config.split != "train"):
         raise ValueError("without the test set only validation is left: --split train, no trace")
     config, dataset, model = prepare(config, root)
+    if use_test and not dataset.test:
+        raise ValueError("there are no test images: choose --split train with --no-test")
     if rank == 0:
         check_folder(out, checkpoint)
         print(f"{describe(config, dataset, model)}\nrecord: {out}", flush=True)

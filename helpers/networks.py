@@ -110,7 +110,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 def first_blocks(model: nn.Module) -> nn.Module:
     """`model` with the first block of each stage only: the ResNet-14 within a ResNet-50.
 
-    A view: it shares its parameters with `model`, so that who trains one trains the other.
+    It shares its parameters with `model`: training one trains the other.
     Raises ValueError for a network without residual blocks that could be left out.
     """
     view = copy.copy(model)

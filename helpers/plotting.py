@@ -7,6 +7,7 @@ from io import BytesIO
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+import torch
 from IPython.display import DisplayHandle, clear_output, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -121,29 +122,6 @@ def plot_images(
     return figure
 
 
-def plot_curves(history, quantity: str, ax: Axes | None = None, color=None) -> Axes:
-    """`train_…` (dashed) and `val_…` (solid) of a history by epoch.
-
-    `history` is what `fit` returns or the table of a recorded run; `quantity` is "loss" (drawn in
-    nats) or "accuracy" (in percent). Raises ValueError for another quantity.
-    """
-    if quantity not in ("loss", "accuracy"):
-        raise ValueError(f"quantity must be 'loss' or 'accuracy', got {quantity!r}")
-    ax = ax or plt.subplots(figsize=(5, 3.2))[1]
-    rows = history if isinstance(history, list) else history.to_dict("records")
-    scale = 100 if quantity == "accuracy" else 1
-    for split, label, style in (("train", "training", "--"), ("val", "validation", "-")):
-        key = f"{split}_{quantity}"
-        values = [scale * row[key] for row in rows if key in row]
-        if values:
-            (line,) = ax.plot(range(1, len(values) + 1), values, style, color=color, label=label)
-            color = line.get_color()
-    ax.set(xlabel="epoch", ylabel="accuracy (%)" if quantity == "accuracy" else "loss (nats)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.legend(frameon=False)
-    return ax
-
-
 def mark_epochs(ax: Axes, marks: dict[int, str]) -> None:
     """A grey line before each epoch in `marks`, with its text beside it, at the top."""
     for epoch, text in marks.items():
@@ -155,10 +133,22 @@ def mark_epochs(ax: Axes, marks: dict[int, str]) -> None:
 
 
 def plot_history(history, marks: dict[int, str]) -> Figure:
-    """Loss and accuracy of a run side by side, with `marks` as in `mark_epochs`."""
+    """Loss (nats) and accuracy (%) by epoch, training dashed; `marks` as in `mark_epochs`.
+
+    `history` is what `fit` returns, or the table of a recorded run.
+    """
+    rows = history if isinstance(history, list) else history.to_dict("records")
     figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.4))
-    for ax, quantity in zip(axes, ("loss", "accuracy")):
-        plot_curves(history, quantity, ax=ax, color=RESIDUAL)
+    for ax, quantity, scale in ((axes[0], "loss", 1), (axes[1], "accuracy", 100)):
+        for split, label, style in (("train", "training", "--"), ("val", "validation", "-")):
+            key = f"{split}_{quantity}"
+            values = [scale * row[key] for row in rows if key in row]
+            if values:
+                ax.plot(range(1, len(values) + 1), values, style, color=RESIDUAL, label=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.legend(frameon=False)
+    axes[0].set(xlabel="epoch", ylabel="loss (nats)")
+    axes[1].set(xlabel="epoch", ylabel="accuracy (%)")
     mark_epochs(axes[0], marks)
     mark_epochs(axes[1], dict.fromkeys(marks, ""))
     return figure
@@ -195,38 +185,51 @@ def live_curves(epochs: int, title: str) -> Callable[[object, dict], None]:
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], ax: Axes | None = None) -> Axes:
     """A confusion matrix: row = true class, column = predicted class.
 
-    It holds counts, or fractions from 0 to 1 (of each row, say). The diagonal is left pale to show
-    the errors; the values are written into the cells for up to 20 classes. Raises ValueError for a
-    shape that does not fit the classes, and for values that are neither counts nor fractions.
+    The diagonal is left pale to show the errors; the counts are written into the cells for up to 20
+    classes. Raises ValueError for a shape that does not fit the classes.
     """
     matrix, n = np.asarray(matrix), len(classes)
     if matrix.shape != (n, n):
         raise ValueError(f"a matrix of shape {matrix.shape} does not fit {n} classes")
-    counts = np.array_equal(matrix, np.round(matrix))
-    if matrix.min() < 0 or (not counts and np.nanmax(matrix) > 1 + 1e-6):
-        raise ValueError("expected counts, or fractions from 0 to 1")
     if ax is None:
         side = max(2.8, 1.2 + 0.42 * min(n, 20) + 0.05 * max(n - 20, 0))  # inches
         _, ax = plt.subplots(figsize=(side + 1, side))
-    written = matrix.astype(int) if counts else matrix
     errors = np.where(np.eye(n, dtype=bool), 0, matrix)
     sns.heatmap(
         errors,
-        annot=written if n <= 20 else None,
-        fmt="d" if counts else ".2f",
+        annot=matrix if n <= 20 else None,
+        fmt=".0f",
         annot_kws={"fontsize": 8},
         cmap="rocket_r",
         vmin=0,
         square=True,
         xticklabels=classes,
         yticklabels=classes,
-        cbar_kws={
-            "label": "misclassified images" if counts else "misclassified fraction",
-            "ticks": MaxNLocator(integer=counts),
-        },
+        cbar_kws={"label": "misclassified images", "ticks": MaxNLocator(integer=True)},
         ax=ax,
     )
     ax.tick_params(labelsize=min(11, 700 / n))
     ax.tick_params(axis="y", labelrotation=0)
     ax.set(xlabel="predicted class", ylabel="true class")
     return ax
+
+
+def overlay(images: Tensor, maps: Tensor) -> Tensor:
+    """Images in grey, and in red to yellow where their map is high: (N, 3, H, W), uint8.
+
+    Images (N, 3, H, W) are uint8; maps (N, H, W) are ≥ 0, each scaled to its own maximum.
+    """
+    strength = maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    heat = torch.from_numpy(plt.cm.autumn(strength.numpy())[..., :3]).permute(0, 3, 1, 2)
+    grey = images.float().mean(dim=1, keepdim=True).expand(images.shape)
+    return torch.lerp(grey, 255 * heat.float(), 0.75 * strength[:, None]).byte()
+
+
+def you_are_here(*marked: str) -> None:
+    """Lesson 02's map of a ResNet in one line, with the named parts coloured."""
+    parts = ["image", "conv", "max-pool", "layer1", "layer2", "layer3", "layer4", "mean", "linear"]
+    figure = plt.figure(figsize=(8.8, 0.4))
+    for i, part in enumerate(parts):
+        fill, ink = (RESIDUAL, "white") if part in marked else ("white", "grey")
+        figure.text(i / 8, 0, part, color=ink, ha="center", bbox={"boxstyle": "round", "fc": fill})
+    show(figure, alt=f"The map in one line. You are here: {', '.join(marked)}.")

@@ -138,7 +138,7 @@ def use_products(model: nn.Module) -> None:
 
 
 def resolve_products(name: str, device: torch.device, precision: str) -> str:
-    """ "on" or "off" for "auto": on a CPU in 16 bits what is faster there, else "off"."""
+    """What `name` means: for "auto" "on" where a probe finds a gain (CPU, bfloat16), else "off"."""
     if name != "auto":
         return name
     return "on" if device.type == "cpu" and precision == "bfloat16" and products_pay() else "off"
@@ -146,8 +146,8 @@ def resolve_products(name: str, device: torch.device, precision: str) -> str:
 
 @lru_cache
 def products_pay() -> bool:
-    """Whether the convolutions of ResNet-50's last block train at least 1.2 times faster so, on
-    the 2×2 pixels that 16×16 images leave there. A probe of a second.
+    """Whether ResNet-50's last block trains at least 1.2 times faster as matrix products, on 2×2
+    pixels (images of 16×16). Takes a second.
     """
     with torch.random.fork_rng(devices=[]):
         narrow = nn.Conv2d(2048, 512, 1, bias=False)

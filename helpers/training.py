@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from helpers import data, distributed
@@ -114,7 +114,7 @@ def parse_sizes(sizes: str) -> list[tuple[float, int]]:
 
 
 def first_epoch(fraction: float, config: TrainConfig) -> int:
-    """The epoch 0, 1, … in which this fraction of all epochs lies behind."""
+    """The first epoch, counted from 0, after this fraction of all epochs."""
     return int(fraction * config.epochs + 1e-9)
 
 
@@ -175,18 +175,9 @@ def make_average(model: nn.Module, decay: float, optimizer: torch.optim.Optimize
 
     It is updated after every step of `optimizer`, and begins with the weights after the first.
     """
-    average = AveragedModel(model)  # holds a copy of the model and counts the updates
-    pairs = list(zip(average.module.state_dict().values(), model.state_dict().values()))
-
-    @torch.no_grad()
-    def update(*_) -> None:
-        weight = 1 - decay if average.n_averaged > 0 else 1.0
-        for ours, theirs in pairs:
-            if ours.is_floating_point():
-                ours.lerp_(theirs, weight)
-        average.n_averaged += 1
-
-    optimizer.register_step_post_hook(update)
+    update = get_ema_multi_avg_fn(decay)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    optimizer.register_step_post_hook(lambda *_: average.update_parameters(model))
     return average
 
 
@@ -297,8 +288,8 @@ def fit(
     Accuracies lie in 0–1. With a `checkpoint` path the state is saved there after each epoch; a run
     that finds one goes on from it and, on a CPU, ends with the same bits. `on_epoch(model, row)` is
     called after each epoch and may add to the row. The model is moved to `config.device` and stays
-    there, in train mode; with `config.ema` it holds the averaged weights in the end. While images
-    are small (`config.sizes`), validation images are, too.
+    there; with `config.ema` it holds the averaged weights in the end. While images are small
+    (`config.sizes`), validation images are, too.
     Raises ValueError for a checkpoint of another run and for data that cannot be learned from,
     FloatingPointError if the loss diverges, and OSError if a checkpoint cannot be written.
     """
@@ -377,5 +368,5 @@ def fit(
         if progress:
             tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
     if config.ema:
-        model.load_state_dict(evaluated.state_dict())
+        model.load_state_dict(averaged.state_dict())
     return history

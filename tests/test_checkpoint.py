@@ -231,9 +231,11 @@ def test_a_setting_that_is_younger_than_the_checkpoint_has_its_default(shapes, p
     assert fit(small_net(), shapes, CONFIG, path, progress=False) == history
 
 
-def test_a_finished_run_says_that_nothing_is_left(shapes, path, capsys):
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_a_finished_run_says_that_nothing_is_left(shapes, path, capsys, ema):
+    config = dataclasses.replace(CONFIG, ema=ema)
     one, other = small_net(), small_net()
-    history = fit(one, shapes, CONFIG, path)
+    history = fit(one, shapes, config, path)
     assert "nothing left" not in capsys.readouterr().out
-    assert fit(other, shapes, CONFIG, path) == history and equal(one, other)
+    assert fit(other, shapes, config, path) == history and equal(one, other)
     assert f"nothing left to train: {path} holds all 2 epochs" in capsys.readouterr().out

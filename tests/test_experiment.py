@@ -157,6 +157,28 @@ def test_a_dry_run_counts_every_step_and_validation(quick, monkeypatch, split, m
     assert float(re.search(r"about ([\d.]+) minutes", plan)[1]) == pytest.approx(minutes, abs=0.1)
 
 
+@pytest.mark.parametrize("missing", [None, "empty"])
+def test_a_missing_split_is_told_before_training(quick, tmp_path, capsys, monkeypatch, missing):
+    nothing = quick.val[:0] if missing else None
+    monkeypatch.setattr(experiment, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    without = dataclasses.replace(quick, test=nothing)
+    monkeypatch.setattr(experiment, "load", lambda name, root: without)
+    assert "--no-test" in fails(capsys, *QUICK, "--out", tmp_path / "run")
+    without = dataclasses.replace(quick, val=nothing)
+    for option in ("--dry-run", "--slim"):
+        message = fails(capsys, *QUICK, option, "--out", tmp_path / "run")
+        assert "no validation images" in message and "--split train+val" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_one_batch_per_epoch_takes_one_step(quick, monkeypatch):
+    monkeypatch.setattr(
+        experiment, "fit", lambda model, few, config, **_: [{"seconds": 60.0 * len(few.train) / 64}]
+    )
+    plan = experiment.dry_run(dataclasses.replace(RECIPES["shapes"], precision="float32"))
+    assert "60 s per step" in plan and "mean of 1 steps" in plan
+
+
 def test_the_recipes_are_named_after_themselves_and_can_be_planned():
     for name, config in RECIPES.items():
         assert config.recipe == name and config.model in NETWORKS

@@ -45,25 +45,41 @@ def no_warnings_and_no_open_figures():
 
 
 @pytest.mark.parametrize("history", [rows(2), pd.DataFrame(rows(2))], ids=["list", "table"])
-def test_curves_show_both_splits_in_percent(history):
-    ax = plotting.plot_curves(history, "accuracy")
-    training, validation = ax.get_lines()
+def test_a_history_shows_both_splits_in_nats_and_percent(history):
+    loss, accuracy = plotting.plot_history(history, marks={2: "grown"}).axes
+    training, validation = accuracy.get_lines()[:2]
     assert training.get_ydata() == pytest.approx([10, 10])
     assert validation.get_ydata() == pytest.approx([20, 20])
     assert list(training.get_xdata()) == [1, 2] and training.get_color() == validation.get_color()
-    assert "%" in ax.get_ylabel() and ax.get_xlabel() == "epoch"
-    loss = plotting.plot_curves(history, "loss", ax=plt.subplots()[1]).get_lines()[0]
-    assert loss.get_ydata() == pytest.approx([2.0, 1.0])
+    assert "%" in accuracy.get_ylabel() and accuracy.get_xlabel() == "epoch"
+    assert loss.get_lines()[0].get_ydata() == pytest.approx([2.0, 1.0])
+    assert [text.get_text() for text in loss.texts] == ["grown"]
 
 
-def test_curves_without_validation():
-    history = [{"epoch": 1, "train_loss": 2.0}]
-    assert len(plotting.plot_curves(history, "loss").get_lines()) == 1
+def test_a_history_without_validation():
+    history = [{"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.1}]
+    assert [len(ax.get_lines()) for ax in plotting.plot_history(history, {}).axes] == [1, 1]
 
 
-def test_an_unknown_quantity_is_named():
-    with pytest.raises(ValueError, match="quantity must be 'loss' or 'accuracy', got 'acc'"):
-        plotting.plot_curves(rows(2), "acc")
+def test_an_overlay_is_grey_where_the_map_is_zero_and_yellow_where_it_is_highest():
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    maps = torch.zeros(2, 8, 8)
+    maps[1, 2, 3] = 5.0
+    drawn = plotting.overlay(images, maps)
+    assert drawn.shape == images.shape and drawn.dtype == torch.uint8
+    grey = images.float().mean(dim=1, keepdim=True)
+    assert (drawn[0] == grey[0].byte()).all()
+    red, green, blue = drawn[1, :, 2, 3].tolist()
+    assert red == green and red - blue > 180 and abs(blue - grey[1, 0, 2, 3] / 4) <= 1
+
+
+def test_you_are_here_colours_the_named_parts(monkeypatch):
+    shown = []
+    monkeypatch.setattr(plotting, "show", lambda figure, alt: shown.append((figure, alt)))
+    plotting.you_are_here("conv", "layer1")
+    ((figure, alt),) = shown
+    assert [t.get_text() for t in figure.texts if t.get_color() == "white"] == ["conv", "layer1"]
+    assert alt.endswith("conv, layer1.")
 
 
 @pytest.mark.parametrize("size", [32, 96])
@@ -100,12 +116,6 @@ def test_confusion_writes_every_count_and_colours_the_errors(kind):
     assert ax.get_xlabel() == "predicted class" and ax.get_ylabel() == "true class"
 
 
-def test_confusion_writes_fractions_as_fractions():
-    matrix = np.array([[50, 3], [7, 40]])
-    ax = plotting.plot_confusion(matrix / matrix.sum(axis=1, keepdims=True), ["cat", "dog"])
-    assert [text.get_text() for text in ax.texts] == ["0.94", "0.06", "0.15", "0.85"]
-
-
 @pytest.mark.parametrize("n", [1, 2, 10, 20, 21, 100])
 def test_confusion_fits_any_number_of_classes(n):
     """The figure grows; values are written as long as there is room; every class has its name."""
@@ -128,12 +138,6 @@ def test_confusion_refuses_another_shape(shape):
     with pytest.raises(ValueError) as caught:
         plotting.plot_confusion(np.ones(shape), ["a", "b", "c"])
     assert str(shape) in str(caught.value) and "3 classes" in str(caught.value)
-
-
-@pytest.mark.parametrize("value", [-1, -0.5, 1.5, 93.4])
-def test_confusion_refuses_what_is_neither_count_nor_fraction(value):
-    with pytest.raises(ValueError, match="counts, or fractions"):
-        plotting.plot_confusion(np.full((2, 2), value), ["cat", "dog"])
 
 
 # --- show

@@ -74,9 +74,9 @@ helpers/training.py: tests/test_training.py
     label_smoothing=config.label_smoothing → label_smoothing=0.0
     nesterov = config.momentum > 0 → nesterov = False
     for parameter in learned: → for parameter in learned[:0]:
-    weight = 1 - decay if → weight = decay if
+    get_ema_multi_avg_fn(decay) → get_ema_multi_avg_fn(1 - decay)
     state["average"].module if config.ema else model → model
-    for epoch in range(len(history), config.epochs): → for epoch in range(config.epochs):
+    for epoch in range(first, config.epochs): → for epoch in range(config.epochs):
     if not 0 <= self.mixing <= 1: → if False:
 
 helpers/checkpoint.py: tests/test_checkpoint.py

@@ -1,7 +1,7 @@
 """Downloads one large file from the first source that delivers it: resumed, checked, time-limited.
 
-requests transfers the bytes and tqdm shows the progress; this module decides when to wait, when to
-try again and when to give up on a source.
+requests transfers the bytes and tqdm shows the progress; this module decides when to give up on a
+source.
 """
 
 import hashlib
@@ -11,74 +11,50 @@ from collections.abc import Iterable
 from pathlib import Path
 from textwrap import shorten
 
-# A source is given up if it does not respond for 10 s or sends nothing for 20 s, three times in a
-# row without 1 MB of progress in between; if it asks to wait for more than 30 s; and if it sends
-# less than 200 kB/s over 20 s. So two sources that hang cost about two and a half minutes, and a
-# download that succeeds takes at most about a quarter of an hour.
-CONNECT_SECONDS, STALL_SECONDS, TRIES, PROGRESS = 10, 20, 3, 1_000_000
-LONGEST_WAIT, WAIT = 30, 2
+# A source is given up if it does not respond for 10 s, sends nothing for 20 s, or sends less than
+# 200 kB/s over 20 s. So two sources that hang cost a minute and a half, and a download that
+# succeeds takes at most about a quarter of an hour.
+CONNECT_SECONDS, STALL_SECONDS = 10, 20
 SLOWEST, WINDOW_SECONDS = 200_000, 20
-RETRY_STATUS = (408, 429, 500, 502, 503, 504)
 
 
 class SourceError(OSError):
-    """Why a source is given up: trying it again would not help."""
+    """Why a source is given up."""
 
 
 def fetch_from_any(urls: Iterable[str], part: Path, size: int, md5: str) -> None:
     """Completes `part` to the file of `size` bytes and checksum `md5`, from one of `urls`.
 
-    What `part` already holds is not downloaded again. Raises OSError, with a reason for each
-    source, if none delivers; what has arrived stays in `part` for the next call.
+    Each is tried twice, in turn; all serve the same bytes, so what `part` already holds is not
+    downloaded again. Raises OSError, with a reason for each source, if none delivers; what has
+    arrived stays in `part` for the next call.
     """
-    reasons = []
-    for url in urls:
+    from urllib3.exceptions import HTTPError  # here: everything else works without it
+
+    reasons = {}
+    for url in 2 * list(urls):
         print(f"downloading {size / 1e6:,.0f} MB from {url} …", file=sys.stderr, flush=True)
         try:
-            return fetch(url, part, size, md5)
-        except OSError as reason:
-            reasons.append(f"{url}: {shorten(f'{type(reason).__name__}: {reason}', 100)}")
+            return complete(url, part, size, md5)
+        except (OSError, HTTPError) as reason:  # those of requests are OSErrors
+            reasons[url] = shorten(f"{url}: {type(reason).__name__}: {reason}", 100 + len(url))
+    lines = list(reasons.values())
     if size_of(part):
-        kept = f"{size_of(part) / 1e6:.1f} MB are kept, and the next call continues from there"
-        reasons.append(kept)
-    raise OSError(f"{part.stem} could not be downloaded ({'; '.join(reasons)})")
+        lines.append(f"{size_of(part) / 1e6:.1f} MB are kept, and the next call goes on from there")
+    raise OSError(f"{part.stem} could not be downloaded ({'; '.join(lines)})")
 
 
-def fetch(url: str, part: Path, size: int, md5: str) -> None:
-    """Completes `part` from `url`; pauses and retries where that may help, else raises OSError."""
-    import requests  # here, so that everything else works without it
-    from urllib3.exceptions import HTTPError
-
-    failures = 0
+def complete(url: str, part: Path, size: int, md5: str) -> None:
+    """Completes `part` from `url`; anew if another source or call has begun it with wrong bytes."""
     while True:
-        before = size_of(part)
-        wait = WAIT * 2**failures
-        try:
-            if before < size:
-                append(url, part, size)
-            if md5_of(part) == md5:
-                return
-            part.unlink()
-            if before == 0:
-                raise SourceError("it serves other bytes (their MD5 is wrong)")
-            continue  # begun by another call or from another source: again, from the first byte
-        except (requests.ConnectionError, requests.Timeout, HTTPError, TimeoutError) as problem:
-            reason = problem
-        except requests.HTTPError as problem:  # an error status: 429 and 503 may say when to retry
-            reason = problem
-            status = problem.response.status_code
-            if status == 416:  # `part` is longer than the file of this source
-                part.unlink()
-            elif status not in RETRY_STATUS:
-                raise
-            retry_after = problem.response.headers.get("Retry-After", "")
-            if retry_after.isdigit():
-                wait = int(retry_after)
-        progressed = size_of(part) > before + PROGRESS
-        failures = 1 if progressed else failures + 1
-        if failures == TRIES or wait > LONGEST_WAIT:
-            raise SourceError(f"{reason}") from None
-        time.sleep(wait)
+        begun = size_of(part)
+        if begun < size:
+            append(url, part, size)
+        if md5_of(part) == md5:
+            return
+        part.unlink()
+        if begun == 0:
+            raise SourceError("it serves other bytes (their MD5 is wrong)")
 
 
 def append(url: str, part: Path, size: int) -> None:
@@ -105,12 +81,12 @@ def append(url: str, part: Path, size: int) -> None:
         with bar, open(part, "ab" if offset else "wb") as file:
             start, received = time.monotonic(), 0
             while chunk:
+                if bar.n + len(chunk) > size:
+                    raise SourceError("it sends more than the file holds")
                 file.write(chunk)
                 bar.update(len(chunk))
                 received += len(chunk)
                 seconds = time.monotonic() - start
-                if bar.n > size:
-                    raise SourceError("it sends more than the file holds")
                 if seconds > WINDOW_SECONDS and bar.n < size:
                     if received < SLOWEST * seconds:
                         raise SourceError(f"too slow: {received / seconds / 1000:.0f} kB/s")
