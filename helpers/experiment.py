@@ -75,9 +75,7 @@ def describe(config: TrainConfig, dataset: Dataset, model: nn.Module) -> str:
 
 def seconds_of(steps: int, config: TrainConfig, dataset: Dataset, model: nn.Module) -> float:
     """How long so many training steps take now."""
-    few = dataclasses.replace(
-        dataset, train=dataset.train[: steps * config.batch_size], val=None
-    )
+    few = dataclasses.replace(dataset, train=dataset.train[: steps * config.batch_size], val=None)
     settings = dataclasses.replace(config, split="train+val", epochs=1, compile=False, grow=0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # few images need not show every class
