@@ -13,8 +13,8 @@
 # make badges SLUG=owner/repository   points badges and first cells at a fork; installs nothing
 # make clean         deletes build/ and .venv
 #
-# Every target but badges and clean makes .venv and installs what is missing. PyTorch from PyPI brings CUDA on Linux
-# (5 GB); a laptop takes the CPU build instead:
+# Every target but badges and clean makes .venv and installs what is missing. PyTorch from PyPI
+# brings CUDA on Linux (5 GB); a laptop takes the CPU build instead:
 #     make run TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3

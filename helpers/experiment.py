@@ -26,6 +26,7 @@ from helpers.records import RESULTS, RUNS, describe_environment, write_record
 from helpers.system import make_autocast, resolve_device, resolve_precision, resolve_products
 from helpers.training import (
     TrainConfig,
+    check_validation,
     epoch_batches,
     first_epoch,
     fit,
@@ -47,8 +48,7 @@ def prepare(
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
     products = distributed.from_first(lambda: resolve_products(config.products, device, precision))
     dataset = load(config.dataset, root)
-    if config.split == "train" and not dataset.val:
-        raise ValueError("there are no validation images to measure on: choose --split train+val")
+    check_validation(dataset, config)
     changes = {"dataset": dataset.name, "device": str(device)}
     changes |= {"precision": precision, "products": products}
     config = dataclasses.replace(config, **changes)

@@ -186,11 +186,13 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], ax: Axes | None =
     """A confusion matrix: row = true class, column = predicted class.
 
     The diagonal is left pale to show the errors; the counts are written into the cells for up to 20
-    classes. Raises ValueError for a shape that does not fit the classes.
+    classes. Raises ValueError for a shape that does not fit the classes and for what is no count.
     """
     matrix, n = np.asarray(matrix), len(classes)
     if matrix.shape != (n, n):
         raise ValueError(f"a matrix of shape {matrix.shape} does not fit {n} classes")
+    if matrix.min() < 0 or not np.array_equal(matrix, np.round(matrix)):
+        raise ValueError("expected counts: whole numbers from 0 on")
     if ax is None:
         side = max(2.8, 1.2 + 0.42 * min(n, 20) + 0.05 * max(n - 20, 0))  # inches
         _, ax = plt.subplots(figsize=(side + 1, side))

@@ -248,6 +248,13 @@ def check_outputs(model: nn.Module, dataset: Dataset) -> None:
         raise ValueError(f"one image gives outputs {shape}, not {(1, classes)}: {advice}")
 
 
+def check_validation(dataset: Dataset, config: TrainConfig) -> None:
+    """Raises ValueError if validation images are asked for and there are none."""
+    if config.split == "train" and not dataset.val:
+        advice = "choose split='train+val' (--split train+val)"
+        raise ValueError(f"there are no validation images to measure on: {advice}")
+
+
 def check_finite(loss: float, epoch: int, config: TrainConfig) -> None:
     """Raises FloatingPointError for a loss that is NaN or infinite."""
     if not math.isfinite(loss):
@@ -294,8 +301,7 @@ def fit(
     FloatingPointError if the loss diverges, and OSError if a checkpoint cannot be written.
     """
     dataset.check()
-    if config.split == "train" and not dataset.val:
-        raise ValueError("there are no validation images to measure on: choose split='train+val'")
+    check_validation(dataset, config)
     device = resolve_device(config.device)
     precision = resolve_precision(config.precision, device)
     products = resolve_products(config.products, device, precision)

@@ -140,6 +140,12 @@ def test_confusion_refuses_another_shape(shape):
     assert str(shape) in str(caught.value) and "3 classes" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [-1, -0.5, 0.5, 1.5, 93.4, np.nan])
+def test_confusion_refuses_what_is_no_count(value):
+    with pytest.raises(ValueError, match="expected counts"):
+        plotting.plot_confusion(np.full((2, 2), value), ["cat", "dog"])
+
+
 # --- show
 
 
