@@ -121,27 +121,18 @@ def small(
     return model if batchnorm else without_batchnorm(model)
 
 
-def half_resnet50(num_classes: int = 10) -> ResNet:
-    """ResNet-50 at half the width, with ImageNet's stem: the notebook this course started from."""
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, "imagenet", width=32)
-
-
-def preactivation20(num_classes: int = 10) -> PreActivationResNet:
-    """ResNet-20 of pre-activation blocks."""
-    return PreActivationResNet((3, 3, 3), num_classes)
-
-
 VARIANTS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": partial(small, 8),
     "plain8": partial(small, 8, shortcut=None),
     "resnet20-B": partial(small, 20, shortcut=projection),
     "resnet20-C": partial(small, 20, block=ProjectedBlock, shortcut=projection),
-    "resnet20-preact": preactivation20,
+    "resnet20-preact": partial(PreActivationResNet, (3, 3, 3)),
     "resnet20-no-bn": partial(small, 20, batchnorm=False),
     "plain20-no-bn": partial(small, 20, shortcut=None, batchnorm=False),
     "resnet20-imagenet-stem": partial(small, 20, stem="imagenet"),
     "bottleneck11": partial(small, 11, block=Bottleneck, shortcut=projection),
     "bottleneck11-v1": partial(small, 11, block=BottleneckV1, shortcut=projection),
     "resnet14": partial(ResNet, Bottleneck, (1, 1, 1, 1)),
-    "resnet50-half": half_resnet50,
+    # the network of the notebook that this course started from
+    "resnet50-half": partial(ResNet, Bottleneck, (3, 4, 6, 3), stem="imagenet", width=32),
 }
