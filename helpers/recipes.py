@@ -13,7 +13,7 @@ from helpers.training import TrainConfig
 final = partial(TrainConfig, dataset="cifar10", split="train+val")
 
 # python -m helpers.experiment laptop
-# 92.84 ± 0.07 % (sd of 3 seeds), 23 minutes each on one core of a Xeon with AMX, in bfloat16
+# 92.84 ± 0.07 % (sd of 3 seeds), 23 minutes on average on one core of a Xeon with AMX
 # `--epochs 48`: 93.84 % (1 seed), 79 minutes on two cores. Chosen on the validation images.
 laptop = final(
     recipe="laptop", model="resnet9", epochs=16, flip="alternate", cutout=8, whiten=True
@@ -29,9 +29,9 @@ resnet50_cpu = final(
 )  # fmt: skip
 
 # python -m helpers.experiment resnet50-night
-# More epochs, and twelve blocks that join early and awake: what two cores do overnight; not
-# measured yet. Two processes of one thread each are the fastest way on a CPU without bfloat16:
-# OMP_NUM_THREADS=1 torchrun --nproc-per-node=2 -m helpers.experiment resnet50-night
+# What two cores do overnight: more epochs; twelve blocks join early, with gamma = 0.25. Not measured
+# yet. Two cores without bfloat16 use two processes of one thread each:
+# OMP_NUM_THREADS=1 torchrun --nproc-per-node=2 -m helpers.experiment resnet50-night --products on
 resnet50_night = final(
     recipe="resnet50-night", model="resnet50", epochs=20, batch_size=128, lr=0.1, warmup=0.1,
     schedule="linear", flip="alternate", sizes="16 24@0.65 32@0.9", grow=0.2, grow_gamma=0.25,
@@ -74,7 +74,8 @@ paper = final(
 )  # fmt: skip
 
 # python -m helpers.experiment ablation --model resnet20-C
-# The common footing of notebook 07's comparisons: a few minutes on one core.
+# The common footing of notebook 07's comparisons: up to 6 minutes on one core with AMX, 20 to 50 in
+# float32.
 ablation = TrainConfig(
     recipe="ablation", model="resnet20", dataset="cifar10", epochs=3, batch_size=128, lr=0.2,
     label_smoothing=0.0,

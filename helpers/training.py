@@ -223,7 +223,7 @@ def train_one_epoch(
     train_mode(model)
     loss_sum, correct, seen = 0.0, 0, 0
     for step, (images, labels) in enumerate(batches, start=1):  # (N, 3, H, W); (N,)
-        optimizer.zero_grad()  # here: the last gradients take no memory during the forward pass
+        optimizer.zero_grad()  # first, so that old gradients take no memory in the forward pass
         with autocast:
             logits = model(images)  # (N, num_classes)
             loss = criterion(logits, labels)
