@@ -389,7 +389,8 @@ def difference_of_numbers(a: Tensor, b: Tensor, what: str) -> str:
             "exp of much?"
         )
     if b.numel() == 1:
-        return f"{what}: {b.item():.5g} expected, got {a.item():.5g}."
+        digits = 5 if a.item() % 1 or b.item() % 1 else 12  # counts are not rounded
+        return f"{what}: {b.item():.{digits}g} expected, got {a.item():.{digits}g}."
     ratio = a[b != 0] / b[b != 0]
     zeros_agree = not a[b == 0].any()
     if len(ratio) > 1 and ratio[0] and zeros_agree and torch.allclose(ratio, ratio[0], rtol=1e-3):

@@ -400,7 +400,9 @@ def check_train_one_epoch(train_one_epoch):
     def of_last_batch(losses, accuracies, sizes):
         return losses[-1], accuracies[-1]
 
-    def variant(mode=True, zero=True, step=True, probabilities=False, average=over_images):
+    def variant(
+        mode=True, zero=True, step=True, probabilities=False, average=over_images, again=""
+    ):
         def train(model, batches, loss_function, optimizer):
             model.train(mode)
             losses, accuracies, sizes = [], [], []
@@ -409,11 +411,15 @@ def check_train_one_epoch(train_one_epoch):
                 if probabilities:
                     logits = logits.softmax(1)
                 loss = loss_function(logits, labels)
+                if again == "before the step":
+                    logits = model(x)
                 if zero:
                     optimizer.zero_grad()
                 loss.backward()
                 if step:
                     optimizer.step()
+                if again == "after it":
+                    logits = model(x)
                 losses.append(loss.item())
                 accuracies.append((logits.argmax(1) == labels).double().mean().item())
                 sizes.append(len(labels))
@@ -450,6 +456,10 @@ def check_train_one_epoch(train_one_epoch):
         "`model.train()` first.": variant(mode=False),
         "a softmax stands before the loss. `F.cross_entropy` wants logits and takes the softmax "
         "itself.": variant(probabilities=True),
+        "the model runs twice for each batch, and BatchNorm's running statistics move twice: use "
+        "the logits of the first pass.": variant(again="before the step"),
+        "the accuracy is that of a second pass, after the step: use the logits from before "
+        "it.": variant(again="after it"),
     }
 
     def describe(case):

@@ -187,6 +187,8 @@ def check_ece(ece):
         "most bins - 1.": bin_of_its_own,
         "a confidence of exactly 1 falls into no bin. It belongs to the last: the index is at most "
         "bins - 1.": no_bin,
+        "not a number: a bin is empty, and the mean of no images is 0 / 0. Leave empty bins "
+        "out.": variant(lambda found, bins: math.nan),
         "every bin counts alike: weigh its gap by the fraction of the images in it.": variant(
             lambda found, bins: sum(gap.abs() for _, gap in found) / len(found)
         ),

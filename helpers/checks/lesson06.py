@@ -147,6 +147,7 @@ def check_output_shapes(output_shapes):
 
     def answer(model, names, x):
         before, runs = model.training, model.conv1.runs
+        buffers = copy.deepcopy(list(model.buffers()))
         found = output_shapes(model, names, x)
         if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
             fail(
@@ -159,6 +160,11 @@ def check_output_shapes(output_shapes):
         if runs > 1:
             fail(
                 f"the model runs {runs} times. Register all hooks first, then send x through once."
+            )
+        if not all(map(torch.equal, model.buffers(), buffers)):
+            fail(
+                "BatchNorm's running statistics have moved: the pass ran in train mode. Eval mode "
+                "for the pass, then back."
             )
         if not isinstance(found, Mapping):
             fail(f"a dictionary is expected, got {shown(found)}.")

@@ -83,11 +83,7 @@ WRONG = {
         ("x.masked_fill(", "x.masked_fill_(", "changes what it was given"),
     ],
     "split": [
-        (
-            "members[torch.randperm(len(members), generator=generator)[:per_class]]",
-            "members[:per_class]",
-            "first images of each class",
-        ),
+        ("members[order[:per_class]]", "members[:per_class]", "first images of each class"),
         ("generator=generator", "generator=None", "the same seed gives another split"),
         ("manual_seed(seed)", "manual_seed(0)", "another seed gives the same"),
         (

@@ -159,6 +159,16 @@ WRONG = {
         ),
         ("        optimizer.step()\n", "", "do not move"),
         (
+            "        optimizer.zero_grad()\n",
+            "        logits = model(x)\n        optimizer.zero_grad()\n",
+            "twice for each batch",
+        ),
+        (
+            "        optimizer.step()\n",
+            "        optimizer.step()\n        logits = model(x)\n",
+            "second pass",
+        ),
+        (
             {
                 "loss.item() * len(labels)": "loss.item()",
                 "labels).sum()": "labels).float().mean()",
@@ -204,37 +214,23 @@ WRONG = {
         ),
     ],
     "checkpoint": [
-        (
-            '"optimizer": optimizer, "scheduler": scheduler}\n    torch',
-            '"scheduler": scheduler}\n    torch',
-            "stopped with KeyError",
-        ),
-        (
-            '"model": model, "optimizer": optimizer, "scheduler"',
-            '"model": model, "scheduler"',
-            "velocities",
-        ),
-        (
-            '"optimizer": optimizer, "scheduler": scheduler}',
-            '"optimizer": optimizer}',
-            "scheduler starts anew",
-        ),
-        ('"model": model, "optimizer"', '"optimizer"', "model's state"),
+        ('        "optimizer": optimizer.state_dict(),\n', "", "stopped with KeyError"),
+        ('    optimizer.load_state_dict(saved["optimizer"])\n', "", "velocities"),
+        ('    scheduler.load_state_dict(saved["scheduler"])\n', "", "scheduler starts anew"),
+        ('    model.load_state_dict(saved["model"])\n', "", "model's state"),
         ('return saved["epochs_done"]', 'return saved["epochs_done"] + 1', "too many or too few"),
         ('return saved["epochs_done"]', "pass", "returns None"),
         (", path)", ', path.with_name("other.pt"))', "no file at `path`"),
         (
-            "        part.load_state_dict(saved[name])",
-            "        if name == 'optimizer':\n"
-            "            groups = part.state_dict()['param_groups']\n"
-            "            saved[name]['param_groups'] = groups\n"
-            "        part.load_state_dict(saved[name])",
+            "    optimizer.load_state_dict(",
+            "    groups = optimizer.state_dict()['param_groups']\n"
+            "    saved['optimizer']['param_groups'] = groups\n"
+            "    optimizer.load_state_dict(",
             "settings (`param_groups`) are not",
         ),
         (
             {
-                "    torch.save({": "    path.write_text('')\n    KEPT.update({",
-                ", path)": ")",
+                "    torch.save(state, path)": "    path.write_text('')\n    KEPT.update(state)",
                 "torch.load(path, weights_only=True)": "KEPT",
                 "def save(": "KEPT = {}\n\n\ndef save(",
             },
@@ -242,8 +238,8 @@ WRONG = {
         ),
         (
             {
-                "    torch.save({": "    token = str(len(KEPT))\n    KEPT[token] = copy.deepcopy({",
-                ", path)": ")\n    path.write_text(token)",
+                "    torch.save(state, path)": "    token = str(len(KEPT))\n"
+                "    KEPT[token] = copy.deepcopy(state)\n    path.write_text(token)",
                 "torch.load(path, weights_only=True)": "KEPT[path.read_text()]",
                 "def save(": "import copy\n\nKEPT = {}\n\n\ndef save(",
             },

@@ -83,7 +83,7 @@ def confusion(labels, predicted, classes):
             "largest gap",
         ),
         ("gap.abs()", "gap**2", "squared"),
-        ("index.unique()", "range(bins)", "not a number"),
+        ("index.unique()", "range(bins)", "a bin is empty"),
         (".clamp(max=bins - 1)", "", "bin of its own"),
         (
             {".clamp(max=bins - 1)": "", "index.unique()": "index[index < bins].unique()"},

@@ -21,8 +21,13 @@ WRONG = {
             "only the last name",
         ),
         ("handle.remove()", "pass", "hooks are left"),
-        ("model(x)", "model.train()(x)", "another mode"),
-        ("model(x)", "model.eval()(x)", "another mode"),
+        (
+            "        with evaluating(model), torch.no_grad():",
+            "        model.eval()\n        with torch.no_grad():",
+            "another mode",
+        ),
+        ("model(x)", "model.train()(x)", "have moved"),
+        ("evaluating(model), ", "", "have moved"),
         ("dict.fromkeys(names), []", "{}, []", "the keys", "expected, got"),
         ("return shapes", "return None", "returns None"),
         (
@@ -229,19 +234,19 @@ WRONG = {
     ],
     "filter-normalised": [
         (
-            "direction * factor.view(-1, *[1] * (weight.ndim - 1))",
-            "direction * weight.norm() / direction.norm()",
+            "filters / filters.norm(dim=1, keepdim=True) * lengths",
+            "filters / filters.norm() * weight.norm()",
             "whole tensor",
         ),
-        ("weight.flatten(1).norm(dim=1) / direction", "1 / direction", "norm 1"),
+        (" * lengths", "", "norm 1"),
         (
             "torch.zeros_like(weight)",
             "direction * weight.norm() / direction.norm()",
             "one axis",
         ),
         (
-            "factor = weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)",
-            "factor = (weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)) ** 2",
+            "filters / filters.norm(dim=1, keepdim=True) * lengths",
+            "filters * (lengths / filters.norm(dim=1, keepdim=True)) ** 2",
             "squares of the norms",
         ),
         (
