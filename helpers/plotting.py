@@ -47,54 +47,38 @@ def show(figure: Figure, alt: str, place: DisplayHandle | None = None) -> None:
     plt.close(figure)
 
 
-def explore(draw: Callable[..., tuple[Figure, str]], **controls) -> None:
-    """Shows the figure and alternative text that `draw(**values)` returns, with controls.
+def explore(
+    draw: Callable[..., tuple[Figure, str]], **controls: tuple[float, Sequence[float]]
+) -> None:
+    """Shows the figure and alternative text that `draw(**values)` returns, with sliders.
 
-    A control is True or False for a checkbox; (default, choices) for a slider over numbers or a
-    menu of names; or None for a file to upload, whose content replaces the None. Each change
-    replaces the figure. Where nobody can change anything (COURSE_UNATTENDED is set, as programs
-    that execute notebooks do, or the kernel has no ipywidgets), the figure stands alone.
+    Each control is (default, choices). Each change replaces the figure. Where nobody can move a
+    slider (COURSE_UNATTENDED is set, as programs that execute notebooks do, or the kernel has no
+    ipywidgets), the figure stands alone.
     """
-    values = {}
-    for name, control in controls.items():
-        values[name] = control[0] if isinstance(control, tuple) else control
     try:
         import ipywidgets as widgets  # here, because not every kernel has it
     except ImportError:
         widgets = None
     if widgets is None or "COURSE_UNATTENDED" in os.environ:
-        show(*draw(**values))
+        show(*draw(**{name: default for name, (default, _) in controls.items()}))
         return
 
-    boxes, place = {}, widgets.Output()
-    for name, control in controls.items():
-        if control is None:
-            box = widgets.FileUpload(description=name, accept=".png,.jpg,.jpeg,.webp,.bmp")
-        elif isinstance(control, bool):
-            box = widgets.Checkbox(control, description=name, indent=False)
-            box.layout.width = "max-content"
-        else:
-            default, choices = control
-            kind = widgets.Dropdown if isinstance(default, str) else widgets.SelectionSlider
-            box = kind(options=list(choices), value=default, description=name)
-            box.style.description_width = "initial"
-            box.continuous_update = False  # of a slider: one figure when it is let go
-        boxes[name] = box
-
-    def value_of(box: widgets.Widget):
-        if not isinstance(box, widgets.FileUpload):
-            return box.value
-        files = box.value.values() if isinstance(box.value, dict) else box.value  # version 7 or 8
-        return bytes(list(files)[-1]["content"]) if files else None
+    sliders, place = {}, widgets.Output()
+    for name, (default, choices) in controls.items():
+        slider = widgets.SelectionSlider(options=list(choices), value=default, description=name)
+        slider.style.description_width = "initial"
+        slider.continuous_update = False  # one figure when it is let go
+        sliders[name] = slider
 
     def redraw(change: dict | None = None) -> None:
         with place:
             clear_output(wait=True)
-            show(*draw(**{name: value_of(box) for name, box in boxes.items()}))
+            show(*draw(**{name: slider.value for name, slider in sliders.items()}))
 
-    for box in boxes.values():
-        box.observe(redraw, "value")
-    row = widgets.HBox(list(boxes.values()), layout={"flex_flow": "row wrap"})
+    for slider in sliders.values():
+        slider.observe(redraw, "value")
+    row = widgets.HBox(list(sliders.values()), layout={"flex_flow": "row wrap"})
     display(widgets.VBox([row, place]))
     redraw()
 

@@ -16,14 +16,10 @@ from tools.from_notebook import definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LESSON = definitions(
-    "05_evaluation", "evaluate", "reliability", "calibration_error", "fit_temperature"
-)
-BOTH = pytest.mark.parametrize("evaluate", [evaluate, LESSON.evaluate], ids=["helper", "lesson"])
+LESSON = definitions("05_evaluation", "reliability", "calibration_error", "fit_temperature")
 
 
-@BOTH
-def test_evaluate_against_numpy(evaluate):
+def test_evaluate_against_numpy():
     random = np.random.RandomState(0)
     logits = random.normal(0, 3, (101, 10)).astype(np.float32)
     labels = random.randint(0, 10, 101)
@@ -35,11 +31,10 @@ def test_evaluate_against_numpy(evaluate):
     assert accuracy == (logits.argmax(1) == labels).mean()
 
 
-@BOTH
 @pytest.mark.parametrize(
     "logits, labels", [(3, (4,)), (0, (0,)), (10, (10, 10))], ids=["more labels", "none", "one-hot"]
 )
-def test_evaluate_refuses_what_does_not_fit(evaluate, logits, labels):
+def test_evaluate_refuses_what_does_not_fit(logits, labels):
     with pytest.raises(ValueError, match=r"labels \(N,\), N > 0, got"):
         evaluate(torch.zeros(logits, 10), torch.zeros(labels, dtype=torch.long))
 

@@ -6,7 +6,6 @@ import os
 import sys
 import textwrap
 import warnings
-from datetime import UTC, datetime
 from pathlib import Path
 
 import ipywidgets
@@ -20,7 +19,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import traitlets
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from PIL import Image
@@ -201,13 +199,8 @@ def draw(**values):
     return plt.subplots()[0], f"drawn with {values}"
 
 
-CONTROLS = {
-    "depth": (20, range(8, 33, 4)),
-    "network": ("plain", ["plain", "residual"]),
-    "layer1.0": True,
-    "file": None,
-}
-DEFAULTS = {"depth": 20, "network": "plain", "layer1.0": True, "file": None}
+CONTROLS = {"depth": (20, range(8, 33, 4)), "size": (0.3, [0.1, 0.3, 1.0])}
+DEFAULTS = {"depth": 20, "size": 0.3}
 
 
 def boxes_of(displayed) -> dict:
@@ -233,35 +226,12 @@ def test_exploring_redraws_with_what_was_chosen(displayed, live):
     plotting.explore(draw, **CONTROLS)
     boxes = boxes_of(displayed)
     kinds = [type(box).__name__ for box in boxes.values()]
-    assert kinds == ["SelectionSlider", "Dropdown", "Checkbox", "FileUpload"]
+    assert kinds == 2 * ["SelectionSlider"]
     boxes["depth"].value = 32
-    boxes["network"].value = "residual"
-    boxes["layer1.0"].value = False
+    boxes["size"].value = 1.0
     boxes["depth"].value = 32  # no change, no new figure
-    steps = [DEFAULTS, {**DEFAULTS, "depth": 32}]
-    steps.append({**steps[-1], "network": "residual"})
-    steps.append({**steps[-1], "layer1.0": False})
+    steps = [DEFAULTS, {**DEFAULTS, "depth": 32}, {"depth": 32, "size": 1.0}]
     assert displayed.alts() == [f"drawn with {step}" for step in steps] and not plt.get_fignums()
-
-
-class FileUpload7(ipywidgets.Button):
-    """What ipywidgets 7 (Colab) has under this name keeps the files in a dict by name."""
-
-    value, accept = traitlets.Dict(), traitlets.Unicode()
-
-
-@pytest.mark.parametrize("version", [7, 8])
-def test_exploring_hands_over_what_was_uploaded(version, displayed, live, monkeypatch):
-    if version == 7:
-        monkeypatch.setattr(ipywidgets, "FileUpload", FileUpload7)
-    plotting.explore(draw, file=None)
-    (box,) = boxes_of(displayed).values()
-    facts = {"name": "cat.png", "type": "image/png", "size": 4, "last_modified": datetime.now(UTC)}
-    if version == 7:
-        box.value = {"cat.png": {"metadata": facts, "content": b"meow"}}
-    else:
-        box.value = ({**facts, "content": memoryview(b"meow")},)
-    assert displayed.alts() == ["drawn with {'file': None}", "drawn with {'file': b'meow'}"]
 
 
 def execute(*sources: str) -> nbformat.NotebookNode:

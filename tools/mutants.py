@@ -86,6 +86,7 @@ helpers/checkpoint.py: tests/test_checkpoint.py
 
 helpers/evaluation.py: tests/test_evaluation.py
     part.training = training → part.training = True
+    F.cross_entropy(logits, labels) → F.nll_loss(logits, labels)
 
 helpers/experiment.py: tests/test_experiment.py
     set_seed(config.seed) → set_seed(0)
@@ -107,7 +108,7 @@ notebooks/04_training.ipynb: tests/test_notebooks.py
     scheduler.step() → pass
 
 notebooks/05_evaluation.ipynb: notebooks/05_evaluation.ipynb
-    F.cross_entropy(logits, labels) → F.nll_loss(logits, labels)
+    logits.double() / math.exp(log_T) → logits.double() * math.exp(log_T)
 """
 
 

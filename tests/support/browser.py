@@ -194,7 +194,6 @@ SHOW_BAR = """[...document.querySelectorAll('.jp-OutputArea pre')]
 .forEach(bar => bar.scrollIntoView({block: 'center'}))"""
 CONTROLS = {
     ".jupyter-widgets [role=slider]": Keys.ARROW_RIGHT,
-    ".jupyter-widgets input[type=checkbox]": Keys.SPACE,
 }
 FOCUS = "arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()"
 IDLE = ".jp-Notebook-ExecutionIndicator[data-status=idle]"
@@ -220,7 +219,7 @@ def menu_called_run(browser) -> list:
 def test_lesson_runs_in_jupyterlab(browser, lab, path):
     """Run All Cells, wait for the last, look.
 
-    A slider or tick box that is moved by keyboard draws another figure.
+    A slider that is moved by keyboard draws another figure.
     """
     picture = str(BUILD / "screenshots" / f"jupyterlab-{path.stem}-{{}}.png")
     size = {"width": 1300, "height": 1600, "deviceScaleFactor": 1, "mobile": False}
