@@ -417,9 +417,9 @@ def test_missing_and_damaged_data_get_one_line(tmp_path, capsys, monkeypatch):
     assert "data_batch_1 is missing" in fails(capsys, "laptop", "--out", tmp_path / "run")
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    for file in cifar10.CIFAR10.members:
-        (folder / file).write_bytes(b"half a file")
-    assert "data_batch_1 is damaged" in fails(capsys, "laptop", "--out", tmp_path / "run")
+    for path in cifar10.missing(cifar10.CIFAR10, tmp_path):
+        path.write_bytes(b"half a file")
+    assert "is damaged" in fails(capsys, "laptop", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -2,23 +2,18 @@
 
 from pathlib import Path
 
+from torchvision import datasets
+
 from helpers.data import Dataset, stratified_split
 from helpers.datasets import mean_and_std
-from helpers.datasets.cifar10 import Archive, find, read_members, split_of
+from helpers.datasets.cifar10 import find, read
 
-CIFAR100 = Archive(
-    name="CIFAR100",
-    file="cifar-100-python.tar.gz",
-    size=169_001_437,
-    md5="eb9058c3a382ffc7106e4002c42a8d85",
-    folder="cifar-100-python",
-    members={
-        "train": "16019d7e3df5f24257cddd939b257f8d",
-        "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-        "meta": "7973b15100ade9c7d40fb424638fde48",
-    },
-    sources=("https://www.cs.toronto.edu/~kriz/",),
-)
+
+class CIFAR100(datasets.CIFAR100):
+    """torchvision's, with the size of the archive in bytes and further sources."""
+
+    size = 169_001_437
+    mirrors = ()
 
 
 def load(root: Path | None = None) -> Dataset:
@@ -26,10 +21,7 @@ def load(root: Path | None = None) -> Dataset:
 
     Read from `root`, else CIFAR100_ROOT, else downloaded; errors as in `cifar10.load`.
     """
-    files = read_members(CIFAR100, find(CIFAR100, root))
-    classes = tuple(name.decode() for name in files["meta"][b"fine_label_names"])
-    everything = split_of(files["train"], b"fine_labels")
+    everything, test, classes = read(CIFAR100, find(CIFAR100, root))
     mean, std = mean_and_std(everything.images)  # of all 50,000, as for CIFAR-10
     train, val = stratified_split(everything, per_class=50)
-    test = split_of(files["test"], b"fine_labels")
     return Dataset("cifar100", classes, mean, std, train, val, test)
