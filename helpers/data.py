@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.check_data import check_dataset, check_images
-
 
 @dataclass(frozen=True)
 class Split:
@@ -69,11 +67,23 @@ class Dataset:
         return replace(self, **moved)
 
     def check(self) -> None:
-        """Raises ValueError, in one line, for data that nothing can be learned from.
-
-        Warns about classes that have no training image.
-        """
-        check_dataset(self)
+        """Raises ValueError, in one line, for data that nothing can be learned from."""
+        if len(set(self.classes)) < max(2, len(self.classes)):
+            raise ValueError(f"classes must be two or more different names, got {self.classes}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            numbers = np.asarray(values, dtype=float)
+            in_range = (numbers > 0 if name == "std" else numbers >= 0) & (numbers <= 1)
+            if numbers.shape != (3,) or not in_range.all():
+                low = "above 0" if name == "std" else "from 0"
+                expected = f"three numbers {low} to 1, of pixel values scaled to 0–1"
+                raise ValueError(f"{name} must be {expected}, got {values}")
+        if not self.train:
+            raise ValueError("the training split is empty")
+        for name in ("train", "val", "test"):
+            split = getattr(self, name)
+            if split is not None:
+                check_images(f"{name} images", split.images)
+                check_labels(f"{name} labels", split.labels, len(split.images), len(self.classes))
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32, channels last.
@@ -95,6 +105,30 @@ class Dataset:
             torch.tensor(scale, **options).view(1, 3, 1, 1),
             torch.tensor(offset, **options).view(1, 3, 1, 1),
         )
+
+
+def check_images(name: str, images: Tensor) -> None:
+    """Raises ValueError for what is not uint8 (N, 3, H, W)."""
+    is_uint8 = isinstance(images, Tensor) and images.dtype == torch.uint8
+    if not is_uint8 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        expected = "a uint8 tensor (N, 3, H, W) in 0 … 255"
+        raise ValueError(f"{name} must be {expected}, got {kind_of(images)}")
+
+
+def check_labels(name: str, labels: Tensor, count: int, classes: int) -> None:
+    """Raises ValueError for what is not int64 (count,), each in 0 … classes - 1."""
+    is_int64 = isinstance(labels, Tensor) and labels.dtype == torch.int64
+    if not is_int64 or labels.shape != (count,):
+        raise ValueError(f"{name} must be an int64 tensor ({count},), got {kind_of(labels)}")
+    if count and not 0 <= labels.min() <= labels.max() < classes:
+        found = f"{labels.min()} … {labels.max()}"
+        raise ValueError(f"{name} must lie in 0 … {classes - 1}, got {found}")
+
+
+def kind_of(values: object) -> str:
+    """As in "ndarray float64 (20, 3, 8, 8)"."""
+    shape = f" {values.dtype} {tuple(values.shape)}" if hasattr(values, "shape") else ""
+    return type(values).__name__ + shape
 
 
 # --- loading and splitting ----------------------------------------------------------------------

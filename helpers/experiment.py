@@ -8,7 +8,6 @@ import dataclasses
 import shlex
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -77,9 +76,7 @@ def seconds_of(steps: int, config: TrainConfig, dataset: Dataset, model: nn.Modu
     """How long so many training steps take now."""
     few = dataclasses.replace(dataset, train=dataset.train[: steps * config.batch_size], val=None)
     settings = dataclasses.replace(config, split="train+val", epochs=1, compile=False, grow=0.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # few images need not show every class
-        return fit(model, few, settings, progress=False)[0]["seconds"]
+    return fit(model, few, settings, progress=False)[0]["seconds"]
 
 
 def time_step(config: TrainConfig, dataset: Dataset, model: nn.Module) -> tuple[float, int]:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -305,30 +304,29 @@ def test_normalize_is_the_formula_in_channels_last(n):
 
 
 NO_IMAGES = {
-    r"must be uint8 \(N, 3, H, W\) in 0 … 255, got torch.float32": torch.rand(2, 3, 8, 8),
-    r"must be uint8 .* \(2, 1, 8, 8\)": torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
-    r"must be uint8 .* \(2, 8, 8, 3\)": torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
-    r"must be uint8 .* \(3, 8, 8\)": torch.zeros(3, 8, 8, dtype=torch.uint8),
-    r"must be uint8 .* \(2, 3, 0, 8\)": torch.zeros(2, 3, 0, 8, dtype=torch.uint8),
-    r"a torch tensor, got numpy.ndarray: torch.from_numpy\(…\)": IMAGES.numpy(),
-    r"a torch tensor, got list: torch.tensor\(…\)": IMAGES.tolist(),
+    r"\(N, 3, H, W\) in 0 … 255, got Tensor torch.float32 \(2, 3, 8, 8\)$": torch.rand(2, 3, 8, 8),
+    r"got .* \(2, 1, 8, 8\)$": torch.zeros(2, 1, 8, 8, dtype=torch.uint8),
+    r"got .* \(2, 8, 8, 3\)$": torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
+    r"got .* \(3, 8, 8\)$": torch.zeros(3, 8, 8, dtype=torch.uint8),
+    r"got .* \(2, 3, 0, 8\)$": torch.zeros(2, 3, 0, 8, dtype=torch.uint8),
+    r"got ndarray uint8": IMAGES.numpy(),
+    r"got list$": IMAGES.tolist(),
 }
 NO_LABELS = {
-    r"must be int64 \(20,\), got torch.int64 \(19,\)$": LABELS[1:],
-    r"must be int64 \(20,\), got torch.float32 \(20,\)$": LABELS.float(),
-    r"must be int64 .* got torch.int32 \(20,\): labels.long\(\)$": LABELS.int(),
-    r"must be int64 .* got torch.uint8 \(20,\): labels.long\(\)$": LABELS.byte(),
-    r"must be int64 .* \(20, 10\)$": torch.eye(20, 10).long(),
+    r"an int64 tensor \(20,\), got Tensor torch.int64 \(19,\)$": LABELS[1:],
+    r"got Tensor torch.float32 \(20,\)$": LABELS.float(),
+    r"got Tensor torch.int32 \(20,\)$": LABELS.int(),
+    r"got Tensor torch.uint8 \(20,\)$": LABELS.byte(),
+    r"got Tensor torch.int64 \(20, 10\)$": torch.eye(20, 10).long(),
     r"must lie in 0 … 9, got 1 … 10": LABELS + 1,
     r"must lie in 0 … 9, got -1 … 8": LABELS - 1,
-    r"a torch tensor, got numpy.ndarray: torch.from_numpy\(…\)": LABELS.numpy(),
-    r"a torch tensor, got list: torch.tensor\(…\)": LABELS.tolist(),
+    r"got ndarray int64 \(20,\)$": LABELS.numpy(),
+    r"got list$": LABELS.tolist(),
 }
 BAD_SPLITS = [(f"images:? .*{words}", Split(images, LABELS)) for words, images in NO_IMAGES.items()]
 BAD_SPLITS += [
     (f"labels:? .*{words}", Split(IMAGES, labels)) for words, labels in NO_LABELS.items()
 ]
-BAD_SPLITS += [(r"must be Split\(images, labels\), got tuple", (IMAGES, LABELS))]
 
 
 @pytest.mark.parametrize(("words", "images"), NO_IMAGES.items())
@@ -350,7 +348,7 @@ def test_a_split_that_cannot_be_learned_from_is_refused(words, split, name):
 @pytest.mark.parametrize(
     "values",
     [(125.3, 123.0, 113.9), (0.5, 0.5), (0.5,) * 4, (0.5, math.nan, 0.5), (0.5, -0.1, 0.5), 0.5]
-    + [None, "0.5", (0.5, None, 0.5), torch.zeros(3, 2), (0.5, math.inf, 0.5)],
+    + [None, (0.5, None, 0.5), torch.zeros(3, 2), (0.5, math.inf, 0.5)],
 )
 def test_statistics_that_are_not_of_values_in_0_to_1_are_refused(field, values):
     words = f"^{field} must be three numbers (from|above) 0 to 1, of pixel values scaled to 0–1"
@@ -363,13 +361,9 @@ def test_statistics_that_are_not_of_values_in_0_to_1_are_refused(field, values):
     [
         ({"std": (0.2, 0.0, 0.2)}, "std must be three numbers above 0"),
         ({"train": GOOD[:0]}, "the training split is empty"),
-        ({"train": None}, "train must be Split"),
-        ({"classes": (*"abcdefghi", "a")}, "different names, got 'a' more than once"),
-        ({"classes": "abcdefghij"}, "classes must be a tuple of names"),
-        ({"classes": tuple(range(10))}, "classes must be a tuple of names"),
-        ({"classes": ("a",), "train": GOOD[:1]}, "at least two"),
-        ({"val": Split(IMAGES[..., :16], LABELS)}, r"one size, got val \(32, 16\) but train \(32"),
-        ({"test": Split(IMAGES[..., :8, :], LABELS)}, r"one size, got test \(8, 32\) but train"),
+        ({"train": None}, "the training split is empty"),
+        ({"classes": (*"abcdefghi", "a")}, "two or more different names, got"),
+        ({"classes": ("a",), "train": GOOD[:1]}, "two or more different names, got"),
     ],
 )
 def test_a_data_set_that_contradicts_itself_is_refused(changes, words):
@@ -384,20 +378,9 @@ def test_data_sets_of_few_and_many_classes_pass(num_classes):
     split = Split(images, torch.arange(2 * num_classes) % num_classes)
     names = tuple(f"class {i}" for i in range(num_classes))
     good = Dataset("mine", names, list(MEAN), np.array(STD), split, split[:1], split[:1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        good.check()
-        for absent in (None, split[:0]):
-            dataclasses.replace(good, val=absent, test=absent).check()
-
-
-def test_classes_without_a_training_image_are_named_in_a_warning():
-    few = GOOD[(LABELS != 1) & (LABELS != 7)]
-    with pytest.warns(UserWarning, match="2 of 10 classes have no training image: b, h$"):
-        dataset_with(train=few).check()
-    with pytest.warns(UserWarning, match="9 of 10 classes .*: b, c, d") as caught:
-        dataset_with(train=GOOD[:1]).check()
-    assert caught[0].filename == __file__
+    good.check()
+    for absent in (None, split[:0]):
+        dataclasses.replace(good, val=absent, test=absent).check()
 
 
 def test_fit_asks_before_it_trains():
@@ -405,7 +388,7 @@ def test_fit_asks_before_it_trains():
 
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))
     bad = dataset_with(train=Split(IMAGES, LABELS.numpy()))
-    with pytest.raises(ValueError, match="torch.from_numpy"):
+    with pytest.raises(ValueError, match="train labels must be an int64 tensor .* got ndarray"):
         fit(model, bad, TrainConfig(batch_size=10, epochs=1, device="cpu"))
 
 
