@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from helpers import distributed
 from helpers.data import Dataset
 
 
@@ -49,12 +50,6 @@ def load_checkpoint(path: Path) -> dict | None:
         advice = "name another path or, if it was one, delete it to start anew"
         raise ValueError(f"{problem}: {advice}")
     return state
-
-
-def remove_checkpoint(path: Path) -> None:
-    """Deletes a checkpoint and what an interrupted save may have left; `path` itself last."""
-    path.with_name(path.name + ".part").unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def identity(settings: dict, model: nn.Module, dataset: Dataset) -> dict:
@@ -114,3 +109,17 @@ def check_identity(path: Path, saved: dict, here: dict, defaults: dict) -> None:
     if differing:
         advice = "give it what it was made with, choose another folder, or delete it to start anew"
         raise ValueError(f"{path} belongs to another run ({'; '.join(differing)}): {advice}")
+
+
+def resume(path: Path, run: dict, state: dict, defaults: dict) -> list[dict]:
+    """Loads a checkpoint of this run into the parts of `state`; its history, [] if there is none.
+
+    Of several processes the first one reads. Raises ValueError for a checkpoint of another run.
+    """
+    saved = distributed.from_first(lambda: load_checkpoint(path))
+    if saved is None:
+        return []
+    check_identity(path, saved["identity"], run, defaults)
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    return saved["history"]

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from helpers import distributed
-from helpers.checkpoint import remove_checkpoint
 from helpers.data import Dataset, Split, load
 from helpers.evaluation import evaluate, predict
 from helpers.inspection import summarize
-from helpers.networks import NETWORKS, build_model, constructor, first_blocks, whiten
+from helpers.networks import NETWORKS, build_model, first_blocks, whiten
 from helpers.recipes import RECIPES
 from helpers.records import RESULTS, RUNS, describe_environment, write_record
 from helpers.system import make_autocast, resolve_device, resolve_precision, resolve_products
@@ -42,7 +41,7 @@ def prepare(
     `root` is where the data set lies, if it needs to be told (`helpers.data.load`).
     """
     options = {"zero_gamma": True} if config.zero_gamma else {}
-    constructor(config.model, options)  # a wrong name shows before anything is downloaded
+    build_model(config.model, **options)  # a wrong name shows before anything is downloaded
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
     products = distributed.from_first(lambda: resolve_products(config.products, device, precision))
@@ -182,7 +181,7 @@ def run(
     if rank > 0:
         return {}
     metrics = write_record(out, config, environment, model, dataset, history, logits, slim)
-    remove_checkpoint(checkpoint)
+    checkpoint.unlink()
     return metrics
 
 
@@ -194,7 +193,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         epilog="networks: " + ", ".join(NETWORKS),
     )
     add = parser.add_argument
-    add("recipe", nargs="?", default="custom", help="start from: " + ", ".join(RECIPES))
+    recipes = {"choices": list(RECIPES), "metavar": "recipe"}
+    add("recipe", nargs="?", default="custom", help="start from: " + ", ".join(RECIPES), **recipes)
     add("--root", type=Path, help="where the data set lies (folder: one subfolder per class)")
     add("--out", type=Path, help="folder of the record (default: runs/<dataset>-<model>-…)")
     add("--record", action="store_true", help="write into results/, which the lessons read")
@@ -210,20 +210,16 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         if field.type is bool:
             kind = {"action": argparse.BooleanOptionalAction}
         flag = "--" + field.name.replace("_", "-")
-        options.add_argument(flag, help=field.metadata["help"], **kind)
+        kind |= {"help": field.metadata["help"], "default": argparse.SUPPRESS}
+        options.add_argument(flag, **kind)
     return parser.parse_args(arguments)
 
 
 def chosen_config(options: argparse.Namespace) -> TrainConfig:
     """The recipe's settings with those of the command line in their place."""
-    if options.recipe not in RECIPES:
-        known = ", ".join(RECIPES)
-        raise ValueError(f"unknown recipe {options.recipe!r}: choose one of {known}")
-    changes = {}
-    for field in dataclasses.fields(TrainConfig):
-        value = getattr(options, field.name)
-        if field.name != "recipe" and value is not None:
-            changes[field.name] = value
+    given = vars(options)  # of the settings, only what the command line names
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"recipe"}
+    changes = {name: value for name, value in given.items() if name in names}
     return dataclasses.replace(RECIPES[options.recipe], **changes)
 
 

@@ -80,14 +80,9 @@ class ResNet9(nn.Module):
         return 0.125 * self.fc(x)
 
 
-def resnet9(num_classes: int = 10, zero_gamma: bool = False) -> ResNet9:
-    """`ResNet9` with 1,646,112 parameters for ten classes."""
-    return ResNet9(num_classes, zero_gamma=zero_gamma)
-
-
 # name → constructor; each takes num_classes, most take zero_gamma
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "resnet9": resnet9,
+    "resnet9": ResNet9,  # 1,646,112 parameters for ten classes
     "resnet18": resnet.resnet18,
     "resnet34": resnet.resnet34,
     "resnet50": resnet.resnet50,
@@ -143,8 +138,8 @@ def residual_stages(model: nn.Module) -> dict[str, nn.Sequential]:
     return stages
 
 
-def constructor(name: str, options: dict) -> Callable[..., nn.Module]:
-    """The function that builds the network `name`.
+def build_model(name: str, num_classes: int = 10, **options) -> nn.Module:
+    """The untrained network called `name`, drawn from torch's global generator.
 
     Raises ValueError for an unknown name and for an option that this network does not take.
     """
@@ -154,12 +149,4 @@ def constructor(name: str, options: dict) -> Callable[..., nn.Module]:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise ValueError(f"{name} does not take {', '.join(unknown)}")
-    return NETWORKS[name]
-
-
-def build_model(name: str, num_classes: int = 10, **options) -> nn.Module:
-    """The untrained network called `name`, drawn from torch's global generator.
-
-    Raises ValueError for an unknown name and for an option that this network does not take.
-    """
-    return constructor(name, options)(num_classes=num_classes, **options)
+    return NETWORKS[name](num_classes=num_classes, **options)

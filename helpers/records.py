@@ -1,7 +1,6 @@
 """Recorded runs: results/ holds those of the course, runs/ a reader's own; one folder for each."""
 
 import dataclasses
-import importlib
 import json
 import os
 import platform
@@ -23,7 +22,7 @@ from helpers import distributed
 from helpers.data import Dataset
 from helpers.evaluation import difference, evaluate
 from helpers.networks import build_model
-from helpers.system import processor_name, waiting_policy
+from helpers.system import processor_name
 from helpers.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +59,7 @@ def describe_environment(device: str, command: str) -> dict:
         "processor": processor_name(),
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": torch.get_num_threads(),
-        "waiting": waiting_policy(),
+        "waiting": os.environ.get("OMP_WAIT_POLICY", "default").lower(),  # of OpenMP's threads
         "processes": distributed.rank_and_size()[1],
     }
 
@@ -74,13 +73,6 @@ def write_json(file: Path, content: dict) -> None:
 
 def write_csv(file: Path, table: pd.DataFrame) -> None:
     table.round(6).to_csv(file, index=False, lineterminator="\n")
-
-
-def compile_seconds(config: TrainConfig, table: pd.DataFrame) -> float:
-    """What torch.compile cost: by how much the first epoch was longer than the median epoch."""
-    if not config.compile or len(table) < 2:
-        return 0.0
-    return max(0.0, float(table.seconds.iloc[0] - table.seconds.median()))
 
 
 def write_record(
@@ -126,6 +118,8 @@ def write_record(
         for name, value in model.state_dict().items():
             weights[name] = (value.half() if value.is_floating_point() else value).contiguous()
         (out / "model.safetensors").write_bytes(save(weights))
+    # what torch.compile cost: by how much the first epoch was longer than the median epoch
+    longer = max(0.0, float(table.seconds.iloc[0] - table.seconds.median()))
     metrics = {
         "model": config.model,
         "recipe": config.recipe,
@@ -137,7 +131,7 @@ def write_record(
         "parameters": sum(p.numel() for p in model.parameters()),
         **measured,
         "train_seconds": round(float(table.seconds.sum()), 1),
-        "compile_seconds": round(compile_seconds(config, table), 1),
+        "compile_seconds": round(longer, 1) if config.compile else 0.0,
         "device": config.device,
         "precision": config.precision,
     }
@@ -187,14 +181,9 @@ def read_run(name: str | Path) -> dict:
         advice = "fetch it again, or delete it and train anew"
         raise ValueError(f"the record in {folder} is damaged ({reason}): {advice}") from None
 
-    if run["config"].get("flip") is True:  # as records say it that are older than "alternate"
-        run["config"]["flip"] = "random"
     run["config"].setdefault("products", "off")  # older records knew no other way
     defaults = dataclasses.asdict(TrainConfig())
     run["config"] = {name: run["config"].get(name, default) for name, default in defaults.items()}
-    if "classes" not in run["metrics"]:  # older records are of a data set with ten
-        module = importlib.import_module(f"helpers.datasets.{run['metrics']['dataset']}")
-        run["metrics"]["classes"] = list(module.CLASSES)
     return run
 
 
@@ -282,15 +271,15 @@ def load_model(name: str | Path) -> nn.Module:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    metrics = read_run(name)["metrics"]
-    weights = folder_of(name) / "model.safetensors"
-    if not weights.is_file():
+    file = folder_of(name) / "model.safetensors"
+    if not file.is_file():
         advice = "`python -m helpers.experiment` trains and writes them"
-        raise FileNotFoundError(f"{weights.parent} keeps no weights: {advice}")
-    model = build_model(metrics["model"], num_classes=len(metrics["classes"]))
+        raise FileNotFoundError(f"{file.parent} keeps no weights: {advice}")
     try:
-        model.load_state_dict(load_file(weights))
+        weights = load_file(file)
     except SafetensorError as reason:
         advice = "fetch it again, or delete its folder and train anew"
-        raise ValueError(f"{weights} is damaged ({reason}): {advice}") from None
+        raise ValueError(f"{file} is damaged ({reason}): {advice}") from None
+    model = build_model(read_run(name)["config"]["model"], num_classes=len(weights["fc.weight"]))
+    model.load_state_dict(weights)
     return model.eval()

@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import os
 import platform
 import time
 import warnings
@@ -204,14 +203,3 @@ def processor_name() -> str:
         return platform.machine()
     amx = ", AMX-BF16" if any("amx_bf16" in line for line in lines) else ""
     return f"{models[0]}, {len(models)} cores{amx}"
-
-
-def waiting_policy() -> str:
-    """How OpenMP's threads wait for work, as the environment sets it ("default": libgomp's own).
-
-    Threads that spin while they wait make a training several times slower when another process
-    uses the same cores; OMP_WAIT_POLICY=PASSIVE, set before Python starts, cures it.
-    """
-    policy = os.environ.get("OMP_WAIT_POLICY", "default").lower()
-    spin_count = os.environ.get("GOMP_SPINCOUNT")
-    return f"{policy}, spin count {spin_count}" if spin_count else policy

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from helpers import data, distributed
-from helpers.checkpoint import check_identity, identity, load_checkpoint, save_checkpoint
+from helpers.checkpoint import identity, resume, save_checkpoint
 from helpers.data import Batches, Dataset
 from helpers.evaluation import evaluate, predict, train_mode
 from helpers.networks import first_blocks, grow
@@ -268,20 +268,6 @@ def report(bar: tqdm, epoch: int, config: TrainConfig, loss: float, accuracy: fl
     bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}")
 
 
-def resume(path: Path, run: dict, state: dict) -> list[dict]:
-    """Loads a checkpoint of this run into the parts of `state`; its history, [] if there is none.
-
-    Of several processes the first one reads. Raises ValueError for a checkpoint of another run.
-    """
-    saved = distributed.from_first(lambda: load_checkpoint(path))
-    if saved is None:
-        return []
-    check_identity(path, saved["identity"], run, defaults=asdict(TrainConfig()))
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-    return saved["history"]
-
-
 def fit(
     model: nn.Module,
     dataset: Dataset,
@@ -327,7 +313,7 @@ def fit(
     if config.ema:
         state["average"] = make_average(model, config.ema, optimizer)
     run = identity(asdict(config), model, dataset) if path else {}
-    history = resume(path, run, state) if path else []
+    history = resume(path, run, state, defaults=asdict(TrainConfig())) if path else []
     if progress and len(history) == config.epochs:
         tqdm.write(f"nothing left to train: {path} holds all {config.epochs} epochs")
     averaged = state["average"].module if config.ema else model

@@ -113,13 +113,6 @@ def test_a_folder_is_no_checkpoint_and_nobody_is_told_to_delete_it(shapes, tmp_p
         fit(small_net(), shapes, CONFIG, tmp_path, progress=False)
 
 
-def test_what_an_interrupted_save_left_is_removed_too(shapes, path):
-    fit(small_net(), shapes, CONFIG, path, progress=False)
-    path.with_name("checkpoint.pt.part").write_bytes(b"half")
-    checkpoint.remove_checkpoint(path)
-    assert list(path.parent.iterdir()) == []
-
-
 # --- whose checkpoint is it?
 
 

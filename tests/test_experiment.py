@@ -361,7 +361,7 @@ def test_the_ladder_climbs_from_the_first_notebook():
     [
         ([*QUICK, "--no-test", "--test-trace"], "--split train, no trace"),
         ([*QUICK, "--no-test", "--split", "train+val"], "--split train, no trace"),
-        (["resnet50-96"], "unknown recipe 'resnet50-96': choose one of"),
+        (["resnet50-96"], "invalid choice: 'resnet50-96'"),
         (["shapes", "--model", "resnet19"], "unknown network 'resnet19': choose one of resnet9"),
         (["--dataset", "mnist"], "unknown data set 'mnist': choose"),
         (["shapes", "--device", "tpu9"], "device 'tpu9' cannot be used here"),

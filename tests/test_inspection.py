@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.inspection import block_names, capture, summarize
-from helpers.networks import NETWORKS, resnet9
+from helpers.networks import NETWORKS, ResNet9
 from helpers.resnet import (
     Bottleneck,
     ResNet,
@@ -44,7 +44,7 @@ CASES = [
     (lambda: resnet18(10, stem="imagenet"), (3, 33, 47)),
     (resnet20, (3, 32, 32)),
     (plain20, (3, 32, 32)),
-    (resnet9, (3, 32, 32)),
+    (ResNet9, (3, 32, 32)),
 ]
 
 
@@ -325,7 +325,7 @@ def test_block_names():
     nine = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
     assert block_names(resnet20()) == nine
     assert len(block_names(resnet50())) == 16 and len(block_names(plain32())) == 15
-    assert block_names(resnet9()) == ["layer1.4", "layer3.4"]
+    assert block_names(ResNet9()) == ["layer1.4", "layer3.4"]
 
 
 @pytest.mark.parametrize("name", ["resnet20", "plain20", "resnet9"])

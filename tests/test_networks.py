@@ -12,7 +12,6 @@ from helpers.networks import (
     build_model,
     first_blocks,
     grow,
-    resnet9,
     whiten,
 )
 from helpers.resnet import BasicBlock
@@ -25,7 +24,7 @@ def parameters(model: nn.Module) -> int:
 
 def test_resnet9():
     torch.manual_seed(0)
-    model = resnet9(num_classes=7)
+    model = ResNet9(num_classes=7)
     x = torch.randn(4, 3, 32, 32)
     y = model(x)
     assert y.shape == (4, 7) and y.isfinite().all()

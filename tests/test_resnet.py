@@ -297,7 +297,7 @@ def test_shortcuts_are_at_work():
 
 
 @pytest.mark.parametrize(
-    "make", [resnet.resnet50, resnet.resnet20, resnet.plain20, networks.resnet9]
+    "make", [resnet.resnet50, resnet.resnet20, resnet.plain20, networks.ResNet9]
 )
 def test_kaiming_variance(make):
     torch.manual_seed(0)
@@ -305,7 +305,7 @@ def test_kaiming_variance(make):
     for name, module in make().named_modules():
         if isinstance(module, nn.Conv2d):
             weight = module.weight
-            if make is networks.resnet9 and name in ("layer1.0", "layer2.0", "layer3.0"):
+            if make is networks.ResNet9 and name in ("layer1.0", "layer2.0", "layer3.0"):
                 weight = weight[module.in_channels :]  # the other filters start as the identity
             n, fan_out = weight.numel(), module.out_channels * module.kernel_size[0] ** 2
             z_mean = weight.mean() * (n * fan_out / 2) ** 0.5  # both are about standard normal

@@ -69,18 +69,6 @@ def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
     assert system.processor_name()
 
 
-@pytest.mark.parametrize(
-    "policy, spins, expected",
-    [(None, None, "default"), ("PASSIVE", None, "passive"), (None, "9", "default, spin count 9")],
-)
-def test_the_waiting_policy_is_the_environments(monkeypatch, policy, spins, expected):
-    for name, value in (("OMP_WAIT_POLICY", policy), ("GOMP_SPINCOUNT", spins)):
-        monkeypatch.delenv(name, raising=False)
-        if value:
-            monkeypatch.setenv(name, value)
-    assert system.waiting_policy() == expected
-
-
 # --- convolutions as matrix products
 
 

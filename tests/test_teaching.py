@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from helpers import experiment
-from helpers.networks import constructor
+from helpers.networks import build_model
 from tools import marking, sheets
 from tools.run_lessons import LESSONS, ROOT
 
@@ -144,7 +144,7 @@ def test_commands_start(monkeypatch):
     started = []
 
     def start(config, *_):
-        constructor(config.model, {})
+        build_model(config.model)
         started.append(config)
         return {}
 

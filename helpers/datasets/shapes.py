@@ -14,17 +14,9 @@ from helpers.data import Dataset, Split
 from helpers.datasets import mean_and_std
 
 CLASSES = (
-    "disc",
-    "ring",
-    "triangle",
-    "square",
-    "pentagon",
-    "star",
-    "cross",
-    "heart",
-    "crescent",
-    "hourglass",
-)
+    "disc", "ring", "triangle", "square", "pentagon",
+    "star", "cross", "heart", "crescent", "hourglass",
+)  # fmt: skip
 
 
 def load(root: Path | None = None) -> Dataset:
