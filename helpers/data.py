@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -71,19 +72,28 @@ class Dataset:
         if len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError(f"classes must be two or more different names, got {self.classes}")
         for name, values in (("mean", self.mean), ("std", self.std)):
-            numbers = np.asarray(values, dtype=float)
+            try:
+                numbers = np.asarray(values, dtype=float)
+            except (TypeError, ValueError):
+                numbers = np.empty(0)
             in_range = (numbers > 0 if name == "std" else numbers >= 0) & (numbers <= 1)
             if numbers.shape != (3,) or not in_range.all():
                 low = "above 0" if name == "std" else "from 0"
                 expected = f"three numbers {low} to 1, of pixel values scaled to 0–1"
-                raise ValueError(f"{name} must be {expected}, got {values}")
+                raise ValueError(f"{name} must be {expected}, got {shorten(repr(values), 60)}")
         if not self.train:
             raise ValueError("the training split is empty")
         for name in ("train", "val", "test"):
             split = getattr(self, name)
-            if split is not None:
-                check_images(f"{name} images", split.images)
-                check_labels(f"{name} labels", split.labels, len(split.images), len(self.classes))
+            if split is None:
+                continue
+            if not isinstance(split, Split):
+                raise ValueError(f"{name} must be Split(images, labels), got {kind_of(split)}")
+            check_images(f"{name} images", split.images)
+            check_labels(f"{name} labels", split.labels, len(split.images), len(self.classes))
+            size = tuple(split.images.shape[2:])
+            if size != tuple(self.train.images.shape[2:]):
+                raise ValueError(f"the images of all splits must have one size: {name} has {size}")
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) to float32, channels last.
@@ -127,7 +137,8 @@ def check_labels(name: str, labels: Tensor, count: int, classes: int) -> None:
 
 def kind_of(values: object) -> str:
     """As in "ndarray float64 (20, 3, 8, 8)"."""
-    shape = f" {values.dtype} {tuple(values.shape)}" if hasattr(values, "shape") else ""
+    is_array = isinstance(values, (Tensor, np.ndarray))
+    shape = f" {values.dtype} {tuple(values.shape)}" if is_array else ""
     return type(values).__name__ + shape
 
 
@@ -244,7 +255,7 @@ def make_mixing(share: float, num_classes: int) -> Callable[[Tensor, Tensor], tu
     rectangle, mixup (Zhang et al. 2018, α = 0.2) superimposes. Mixed labels are (N, num_classes)
     and sum to 1. Draws from torch's global generator.
     """
-    from torchvision.transforms import v2  # here: most runs need no torchvision
+    from torchvision.transforms import v2  # here: only mixing needs it
 
     cutmix = v2.CutMix(alpha=1.0, num_classes=num_classes)
     mixup = v2.MixUp(alpha=0.2, num_classes=num_classes)

@@ -181,7 +181,7 @@ def run(
     if rank > 0:
         return {}
     metrics = write_record(out, config, environment, model, dataset, history, logits, slim)
-    checkpoint.unlink()
+    checkpoint.unlink(missing_ok=True)
     return metrics
 
 

@@ -54,11 +54,10 @@ def imitation(kind: type, files: dict[str, bytes], **attributes) -> type:
     return type(kind.__name__, (kind,), attributes)
 
 
-def archive_of(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
+def archive_of(files: dict[str, bytes]) -> bytes:
     """A tar archive with these files, by name."""
     buffer = io.BytesIO()
-    options = {"compresslevel": 1} if mode == "w:gz" else {}
-    with tarfile.open(fileobj=buffer, mode=mode, **options) as archive:
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)

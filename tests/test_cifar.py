@@ -117,6 +117,11 @@ def test_a_file_that_is_not_cifar10s_gets_one_clear_line(fake_root, monkeypatch,
     refused(fake_root, ValueError, "is damaged", monkeypatch)
 
 
+def test_an_archive_that_is_named_has_to_be_unpacked(fake, monkeypatch, tmp_path):
+    (tmp_path / "cifar.tar.gz").write_bytes(b"")
+    refused(tmp_path / "cifar.tar.gz", FileNotFoundError, "is a file: unpack it", monkeypatch)
+
+
 def test_missing_files_are_named(fake_root, monkeypatch, tmp_path):
     refused(tmp_path / "no such folder", FileNotFoundError, "data_batch_1 is missing", monkeypatch)
     refused(tmp_path, FileNotFoundError, "data_batch_1 is missing", monkeypatch)

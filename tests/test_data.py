@@ -348,7 +348,7 @@ def test_a_split_that_cannot_be_learned_from_is_refused(words, split, name):
 @pytest.mark.parametrize(
     "values",
     [(125.3, 123.0, 113.9), (0.5, 0.5), (0.5,) * 4, (0.5, math.nan, 0.5), (0.5, -0.1, 0.5), 0.5]
-    + [None, (0.5, None, 0.5), torch.zeros(3, 2), (0.5, math.inf, 0.5)],
+    + [None, "red", (0.5, None, 0.5), torch.zeros(3, 2), (0.5, math.inf, 0.5)],
 )
 def test_statistics_that_are_not_of_values_in_0_to_1_are_refused(field, values):
     words = f"^{field} must be three numbers (from|above) 0 to 1, of pixel values scaled to 0–1"
@@ -362,6 +362,9 @@ def test_statistics_that_are_not_of_values_in_0_to_1_are_refused(field, values):
         ({"std": (0.2, 0.0, 0.2)}, "std must be three numbers above 0"),
         ({"train": GOOD[:0]}, "the training split is empty"),
         ({"train": None}, "the training split is empty"),
+        ({"train": (IMAGES, LABELS)}, r"train must be Split\(images, labels\), got tuple"),
+        ({"val": Split(IMAGES[..., :16], LABELS)}, r"one size: val has \(32, 16\)"),
+        ({"test": Split(IMAGES[..., :8, :], LABELS)}, r"one size: test has \(8, 32\)"),
         ({"classes": (*"abcdefghi", "a")}, "two or more different names, got"),
         ({"classes": ("a",), "train": GOOD[:1]}, "two or more different names, got"),
     ],

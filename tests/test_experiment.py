@@ -17,7 +17,7 @@ from helpers.datasets import cifar10
 from helpers.datasets.shapes import make_shapes
 from helpers.evaluation import predict
 from helpers.experiment import main
-from helpers.networks import NETWORKS, build_model, resnet9
+from helpers.networks import NETWORKS, ResNet9, build_model
 from helpers.recipes import LADDER, RECIPES
 from helpers.records import load_model, read_run
 
@@ -76,7 +76,7 @@ def test_a_run_and_its_record(quick, tmp_path, capsys, monkeypatch):
         "shapes",
         3,
     )
-    assert metrics["parameters"] == sum(p.numel() for p in resnet9().parameters())
+    assert metrics["parameters"] == sum(p.numel() for p in ResNet9().parameters())
     assert config["device"] == "cpu" and config["precision"] == "float32" and config["epochs"] == 2
     assert {"command", "date", "commit", "torch", "processor"} <= set(environment)
     assert list(run["history"].epoch) == [1, 2] and "test_accuracy" not in run["history"]

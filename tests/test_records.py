@@ -358,6 +358,7 @@ def test_a_committed_record_is_complete_and_true(folder):
             assert metrics[f"{split}_accuracy"] == pytest.approx(accuracy, abs=1e-6)
     for name in ("model", "recipe", "dataset", "split", "seed", "epochs", "precision"):
         assert metrics[name] == config[name]
+    assert len(metrics["classes"]) == 10
     assert "auto" not in config.values()
     assert environment["command"].startswith("python -m helpers.experiment")
     assert len(environment["commit"].removesuffix("+changes")) == 40

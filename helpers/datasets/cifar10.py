@@ -46,7 +46,7 @@ def find(kind: type[datasets.CIFAR10], root: Path | None) -> Path:
     variable = f"{kind.__name__}_ROOT"
     named = root or os.environ.get(variable)
     if named:
-        return Path(named).expanduser().resolve()
+        return Path(named).expanduser().absolute()  # a link keeps its name
     try:
         if missing(kind, DATA):
             download(kind, DATA)
@@ -64,12 +64,16 @@ def missing(kind: type[datasets.CIFAR10], root: Path) -> list[Path]:
 
 
 def read(kind: type[datasets.CIFAR10], root: Path) -> tuple[Split, Split, tuple[str, ...]]:
-    """Training and test images, and the names of the classes. `root` holds, or is, the folder.
+    """Training and test images, and the names of the classes.
 
+    `root` holds the folder, or is it, under its own name.
     Nothing is written, so a class can share one read-only folder. Raises FileNotFoundError for a
     missing file and ValueError for a damaged one.
     """
     root = root.parent if root.name == kind.base_folder else root
+    if root.is_file():
+        advice = f"unpack it, and name the folder that holds {kind.base_folder}/"
+        raise FileNotFoundError(f"{root} is a file: {advice}")
     if absent := missing(kind, root):
         raise FileNotFoundError(f"{absent[0]} is missing: unpack {kind.filename} into {root}")
     splits = []
@@ -79,7 +83,8 @@ def read(kind: type[datasets.CIFAR10], root: Path) -> tuple[Split, Split, tuple[
         except RuntimeError:
             folder = root / kind.base_folder
             problem = f"a file in {folder} is damaged (its MD5 is wrong)"
-            raise ValueError(f"{problem}: delete the folder and unpack it again") from None
+            again = "download it" if root == DATA else f"unpack {kind.filename}"
+            raise ValueError(f"{problem}: delete the folder and {again} again") from None
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()
         splits.append(Split(images, torch.tensor(part.targets)))
     return *splits, tuple(part.classes)

@@ -10,7 +10,7 @@ from helpers.datasets.cifar10 import find, read
 
 
 class CIFAR100(datasets.CIFAR100):
-    """torchvision's, with the size of the archive in bytes and further sources."""
+    """torchvision's, with the size of the archive in bytes; no further source is known."""
 
     size = 169_001_437
     mirrors = ()
