@@ -186,7 +186,7 @@ def test_every_run_draws_new_cases(session, stem, name):
 
     first = drawn(1)
     assert first == drawn(1) != drawn(2)
-    assert drawn() != drawn()
+    assert any(drawn() != drawn() for _ in range(4))  # by chance two may be the same
 
 
 @pytest.mark.parametrize(("stem", "name"), EXERCISES)
