@@ -41,7 +41,8 @@ def prepare(
     `root` is where the data set lies, if it needs to be told (`helpers.data.load`).
     """
     options = {"zero_gamma": True} if config.zero_gamma else {}
-    build_model(config.model, **options)  # a wrong name shows before anything is downloaded
+    with torch.device("meta"):  # a wrong name shows at once, before anything is downloaded
+        build_model(config.model, **options)
     device = resolve_device(config.device)
     precision = distributed.from_first(lambda: resolve_precision(config.precision, device))
     products = distributed.from_first(lambda: resolve_products(config.products, device, precision))
