@@ -147,17 +147,19 @@ def our_step(
 
 
 def peak_memory(contestant: str, batch_size: int, device: torch.device, precision: str) -> float:
-    """MiB at the peak of two steps in a process of their own.
-
-    Of the GPU where there is one, else of the whole process.
-    """
+    """MiB at the peak of two steps: of the GPU, or of a whole process of their own on a CPU."""
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        take_two_steps(contestant, batch_size, device, precision)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     command = [sys.executable, __file__, "--peak", contestant]
     command += ["--batch-size", str(batch_size), "--precision", precision, "--device", str(device)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def print_peak(contestant: str, batch_size: int, device: torch.device, precision: str) -> None:
+def take_two_steps(contestant: str, batch_size: int, device: torch.device, precision: str) -> None:
     if contestant == "peer":
         step = peer_step(batch_size, device)
     else:
@@ -166,10 +168,12 @@ def print_peak(contestant: str, batch_size: int, device: torch.device, precision
             keep_freed_memory()  # as `fit` does; it has a price
     step()
     step()
+
+
+def print_peak(contestant: str, batch_size: int, device: torch.device, precision: str) -> None:
+    take_two_steps(contestant, batch_size, device, precision)
     status = Path("/proc/self/status")
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(device) / 2**20)
-    elif status.is_file():  # `ru_maxrss` would be the parent's where that was larger
+    if status.is_file():  # `ru_maxrss` would be the parent's where that was larger
         kilobytes = int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1])
         print(kilobytes / 1024)
     else:
@@ -298,14 +302,13 @@ def gpu_rows(device: torch.device, precision: str) -> list[dict]:
     """Seconds per epoch of ResNet-50 on 50,000 images, eager and compiled, beside the limit."""
     floor = max(flops_per_image() / product_limit(device), BYTES_PER_IMAGE / copy_limit(device))
     rows = []
-    for compiled in (False, True):
-        mode = "compiled" if compiled else "eager"
-        for batch_size in (256, 512, 1024):
-            step = our_step(batch_size, device, precision, compiled)
-            step()
-            seconds = statistics.median(step() for _ in range(20)) / batch_size
-            what = f"epoch of ResNet-50, batch {batch_size}, {precision}, {mode}"
-            rows.append(limit_row(what, 50_000 * seconds, seconds, floor))
+    for mode, batch_size in (("eager", 256), ("eager", 512), ("compiled", 512)):
+        say(f"epoch of ResNet-50, {mode}, batch {batch_size}")
+        step = our_step(batch_size, device, precision, mode == "compiled")
+        step()
+        seconds = statistics.median(step() for _ in range(20)) / batch_size
+        what = f"epoch of ResNet-50, batch {batch_size}, {precision}, {mode}"
+        rows.append(limit_row(what, 50_000 * seconds, seconds, floor))
     return rows
 
 
