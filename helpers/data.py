@@ -295,7 +295,7 @@ class Batches:
             images, labels = self.transform(batch.images), batch.labels
             if self.mix:
                 images, labels = self.mix(images, labels)
-                images = images.contiguous(memory_format=torch.channels_last)  # lost on a GPU
+            images = images.contiguous(memory_format=torch.channels_last)  # a GPU may lose it
             if self.share:
                 images, labels = images[self.share], labels[self.share]
             yield images, labels

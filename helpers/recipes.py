@@ -45,14 +45,15 @@ colab = final(
 )  # fmt: skip
 
 # python -m helpers.experiment resnet50-gpu
-# for one large GPU; not measured yet
+# 94.68 % with `--compile --split train` (45,000 images, 1 seed): 194 s of training on one H200,
+# 37 s more when nothing has been compiled before. Not tuned.
 resnet50_gpu = final(
     recipe="resnet50-gpu", model="resnet50", epochs=80, batch_size=512, lr=0.4, warmup=5 / 80,
     cutout=12, zero_gamma=True,
 )  # fmt: skip
 
 # python -m helpers.experiment resnet50-gpu-long
-# for one large GPU; not measured yet
+# for one large GPU; not measured yet (on an H200, compiled, an epoch takes 3 s)
 resnet50_gpu_long = final(
     recipe="resnet50-gpu-long", model="resnet50", epochs=140, batch_size=512, lr=0.4,
     warmup=5 / 140, mixing=0.5, ema=0.999, zero_gamma=True,
