@@ -238,7 +238,8 @@ def random_cutout(x: Tensor, size: int, generator: torch.Generator | None = None
         return (position >= start) & (position < start + size)
 
     square = covered(h)[:, :, None] & covered(w)[:, None, :]  # (N, H, W)
-    return x.masked_fill(square[:, None], 0.0)
+    x = x.masked_fill(square[:, None], 0.0)
+    return x.contiguous(memory_format=torch.channels_last)  # lost on a GPU
 
 
 def resize(images: Tensor, size: int | None) -> Tensor:
@@ -295,7 +296,7 @@ class Batches:
             images, labels = self.transform(batch.images), batch.labels
             if self.mix:
                 images, labels = self.mix(images, labels)
-            images = images.contiguous(memory_format=torch.channels_last)  # a GPU may lose it
+                images = images.contiguous(memory_format=torch.channels_last)  # lost on a GPU
             if self.share:
                 images, labels = images[self.share], labels[self.share]
             yield images, labels
