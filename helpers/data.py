@@ -244,7 +244,7 @@ def random_cutout(x: Tensor, size: int, generator: torch.Generator | None = None
 
 def resize(images: Tensor, size: int | None) -> Tensor:
     """(N, C, H, W) to (N, C, size, size), each new pixel a weighted mean; None leaves them."""
-    if size in (None, images.shape[-1]):
+    if size is None or images.shape[2:] == (size, size):
         return images
     return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 

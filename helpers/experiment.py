@@ -122,7 +122,7 @@ def phases(config: TrainConfig) -> Counter:
 
 
 def check_folder(out: Path, checkpoint: Path) -> None:
-    """Raises ValueError if `out` holds more than a checkpoint, OSError if it cannot be written."""
+    """Raises ValueError if `out` has files but no checkpoint, OSError if it cannot be written."""
     names = [path.name for path in out.iterdir()] if out.is_dir() else []
     if names and not any(name.startswith(checkpoint.name) for name in names):
         raise ValueError(f"{out} is not empty: choose another --out, or delete it first")

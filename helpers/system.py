@@ -114,8 +114,8 @@ class ProductConv2d(nn.Conv2d):
             pixels = x.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
             return F.linear(pixels, self.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
         weight = self.weight
-        if torch.is_autocast_enabled("cpu"):  # an autograd function is not cast by itself
-            dtype = torch.get_autocast_dtype("cpu")
+        if torch.is_autocast_enabled(x.device.type):  # an autograd function is not cast by itself
+            dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
         return WeightProducts.apply(x, weight, self.stride[0])
 

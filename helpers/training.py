@@ -102,8 +102,8 @@ def parse_sizes(sizes: str) -> list[tuple[float, int]]:
     Raises ValueError if it cannot be read so.
     """
     try:
-        pairs = [f"{entry}@0".split("@")[:2] for entry in sizes.split()]
-        phases = [(float(start), int(side)) for side, start in pairs]
+        parts = [entry.partition("@") for entry in sizes.split()]
+        phases = [(float(start) if at else 0.0, int(side)) for side, at, start in parts]
     except ValueError:
         phases = [(-1.0, 0)]
     starts = [start for start, _ in phases]
@@ -280,9 +280,9 @@ def fit(
 
     Accuracies lie in 0–1. With a `checkpoint` path the state is saved there after each epoch; a run
     that finds one goes on from it and, on a CPU, ends with the same bits. `on_epoch(model, row)` is
-    called after each epoch and may add to the row. The model is moved to `config.device` and stays
-    there; with `config.ema` it holds the averaged weights in the end. While images are small
-    (`config.sizes`), validation images are, too.
+    called after each epoch and may add numbers to the row. The model is moved to
+    `config.device` and stays there; with `config.ema` it holds the averaged weights in the end.
+    While images are small (`config.sizes`), validation images are, too.
     Raises ValueError for a checkpoint of another run and for data that cannot be learned from,
     FloatingPointError if the loss diverges, and OSError if a checkpoint cannot be written.
     """

@@ -435,6 +435,7 @@ def test_the_pipeline_runs_where_the_images_are():
 def test_resized_images_are_weighted_means():
     images = torch.rand(2, 3, 8, 8)
     assert data.resize(images, None) is images and data.resize(images, 8) is images
+    assert data.resize(torch.rand(1, 3, 4, 8), 8).shape == (1, 3, 8, 8)
     small = data.resize(images, 4)
     assert small.shape == (2, 3, 4, 4)
     assert torch.allclose(data.resize(torch.full((1, 3, 8, 8), 0.3), 5), torch.tensor(0.3))

@@ -612,7 +612,10 @@ def test_sizes_are_read_as_written():
     assert [training.first_epoch(0.55, TrainConfig(epochs=20))] == [11]  # not 11.000000000000002
 
 
-@pytest.mark.parametrize("sizes", ["16@0.5", "16 24@1", "16 24@x", "big", "16 32@0.6 24@0.3", "0"])
+@pytest.mark.parametrize(
+    "sizes",
+    ["16@0.5", "16 24@1", "16 24@x", "16 24@", "16 24@0.5@0.9", "big", "16 32@0.6 24@0.3", "0"],
+)
 def test_sizes_that_cannot_be_read_are_refused(sizes):
     with pytest.raises(ValueError, match="sizes .* cannot be read"):
         TrainConfig(sizes=sizes)
