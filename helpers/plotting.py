@@ -209,13 +209,3 @@ def overlay(images: Tensor, maps: Tensor) -> Tensor:
     heat = torch.from_numpy(plt.cm.autumn(strength.numpy())[..., :3]).permute(0, 3, 1, 2)
     grey = images.float().mean(dim=1, keepdim=True).expand(images.shape)
     return torch.lerp(grey, 255 * heat.float(), 0.75 * strength[:, None]).byte()
-
-
-def you_are_here(*marked: str) -> None:
-    """Lesson 02's map of a ResNet in one line, with the named parts coloured."""
-    parts = ["image", "conv", "max-pool", "layer1", "layer2", "layer3", "layer4", "mean", "linear"]
-    figure = plt.figure(figsize=(8.8, 0.4))
-    for i, part in enumerate(parts):
-        fill, ink = (RESIDUAL, "white") if part in marked else ("white", "grey")
-        figure.text(i / 8, 0, part, color=ink, ha="center", bbox={"boxstyle": "round", "fc": fill})
-    show(figure, alt=f"The map in one line. You are here: {', '.join(marked)}.")

@@ -71,15 +71,6 @@ def test_an_overlay_is_grey_where_the_map_is_zero_and_yellow_where_it_is_highest
     assert red == green and red - blue > 180 and abs(blue - grey[1, 0, 2, 3] / 4) <= 1
 
 
-def test_you_are_here_colours_the_named_parts(monkeypatch):
-    shown = []
-    monkeypatch.setattr(plotting, "show", lambda figure, alt: shown.append((figure, alt)))
-    plotting.you_are_here("conv", "layer1")
-    ((figure, alt),) = shown
-    assert [t.get_text() for t in figure.texts if t.get_color() == "white"] == ["conv", "layer1"]
-    assert alt.endswith("conv, layer1.")
-
-
 @pytest.mark.parametrize("size", [32, 96])
 def test_images_are_shown_as_they_are(size):
     images = torch.randint(0, 256, (5, 3, size, size), dtype=torch.uint8)
