@@ -16,7 +16,9 @@ from tools.from_notebook import definitions
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LESSON = definitions("05_evaluation", "reliability", "calibration_error", "fit_temperature")
+LESSON = definitions(
+    "05_evaluation", "confidence", "reliability", "calibration_error", "fit_temperature"
+)
 
 
 def test_evaluate_against_numpy():
