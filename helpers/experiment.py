@@ -19,18 +19,10 @@ from helpers.data import Dataset, Split, load
 from helpers.evaluation import evaluate, predict
 from helpers.inspection import summarize
 from helpers.networks import NETWORKS, build_model, first_blocks, whiten
-from helpers.recipes import RECIPES
+from helpers.recipes import RECIPES, TrainConfig, first_epoch, image_size
 from helpers.records import RESULTS, RUNS, describe_environment, write_record
 from helpers.system import make_autocast, resolve_device, resolve_precision, resolve_products
-from helpers.training import (
-    TrainConfig,
-    check_validation,
-    epoch_batches,
-    first_epoch,
-    fit,
-    image_size,
-    set_seed,
-)
+from helpers.training import check_validation, epoch_batches, fit, set_seed
 
 
 def prepare(

@@ -22,8 +22,8 @@ from helpers import distributed
 from helpers.data import Dataset
 from helpers.evaluation import difference, evaluate
 from helpers.networks import build_model
+from helpers.recipes import TrainConfig
 from helpers.system import processor_name
-from helpers.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"

@@ -1,13 +1,12 @@
-"""Training: settings, optimiser, schedule, one plain epoch, and `fit`, which repeats it."""
+"""Training: optimiser, schedule, one plain epoch, and `fit`, which repeats it."""
 
 import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from helpers.checkpoint import identity, resume, save_checkpoint
 from helpers.data import Batches, Dataset
 from helpers.evaluation import evaluate, predict, train_mode
 from helpers.networks import first_blocks, grow
+from helpers.recipes import TrainConfig, first_epoch, image_size
 from helpers.system import (
     make_autocast,
     resolve_device,
@@ -29,101 +29,6 @@ from helpers.system import (
     set_up,
     use_products,
 )
-
-CHOICES = {
-    "split": ("train", "train+val"),
-    "optimizer": ("sgd", "adam"),
-    "schedule": ("cosine", "linear", "steps", "constant"),
-    "flip": ("random", "alternate", "none"),
-    "precision": ("auto", "float32", "bfloat16", "float16"),
-    "products": ("auto", "on", "off"),
-}
-
-
-def setting(default: Any, help: str) -> Any:
-    """A field of `TrainConfig`, with what the command line says of it."""
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the outcome of a run. Raises ValueError for impossible values."""
-
-    recipe: str = setting("custom", "the recipe that these settings started from")
-    model: str = setting("resnet9", "a name in helpers/networks.py")
-    dataset: str = setting("auto", "auto, or a name in helpers/datasets/")
-    split: str = setting("train", "train, or train+val: the validation images too, for a final run")
-    epochs: int = setting(10, "passes over the training images")
-    batch_size: int = setting(256, "images per step")
-    optimizer: str = setting("sgd", "sgd or adam")
-    lr: float = setting(0.3, "the peak learning rate")
-    warmup: float = setting(0.2, "fraction of all steps in which the rate rises linearly from 0")
-    schedule: str = setting("cosine", "cosine or linear to 0, steps (/ 10 at 1/2, 3/4), constant")
-    momentum: float = setting(0.9, "SGD's momentum, in Nesterov's form")
-    weight_decay: float = setting(5e-4, "on weights, not on BatchNorm and biases")
-    label_smoothing: float = setting(0.1, "probability moved from the label to all classes alike")
-    crop: int = setting(4, "random shift in pixels, edges mirrored; 0 for none")
-    flip: str = setting("random", "mirror: random half, alternate (every other epoch) or none")
-    cutout: int = setting(0, "side in pixels of a square set to the mean colour; 0 for none")
-    mixing: float = setting(0.0, "fraction of batches with CutMix or mixup; none in the last tenth")
-    ema: float = setting(0.0, "decay of the average of weights that is evaluated; 0 for none")
-    zero_gamma: bool = setting(False, "start every residual block as the identity")
-    whiten: bool = setting(False, "compute the first filters from training images, and freeze them")
-    sizes: str = setting("", "side of the images in pixels, as in '16 24@0.5 32@0.8'")
-    grow: float = setting(0.0, "fraction of all epochs with only the first block of each stage")
-    grow_gamma: float = setting(0.0, "BatchNorm's last scale in the blocks that then join")
-    compile: bool = setting(False, "train with torch.compile")
-    precision: str = setting("auto", "auto, float32, bfloat16 or float16")
-    products: str = setting("auto", "deep convolutions as matrix products: auto, on or off")
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1, mps …")
-    seed: int = setting(0, "of weights, order and augmentation")
-
-    def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"unknown {name} {value!r}: choose one of {', '.join(allowed)}")
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("momentum", "weight_decay", "crop", "cutout", "seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("warmup", "label_smoothing", "ema", "grow"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in 0 … 1, below 1, got {getattr(self, name)}")
-        if not 0 <= self.mixing <= 1:
-            raise ValueError(f"mixing must lie in 0 … 1, got {self.mixing}")
-        parse_sizes(self.sizes)
-
-
-def parse_sizes(sizes: str) -> list[tuple[float, int]]:
-    """The phases in ``16 24@0.5``, [(0.0, 16), (0.5, 24)]: fractions of the epochs, and sides.
-
-    Raises ValueError if it cannot be read so.
-    """
-    try:
-        parts = [entry.partition("@") for entry in sizes.split()]
-        phases = [(float(start) if at else 0.0, int(side)) for side, at, start in parts]
-    except ValueError:
-        phases = [(-1.0, 0)]
-    starts = [start for start, _ in phases]
-    in_order = starts == sorted(starts) and (not starts or starts[0] == 0 and starts[-1] < 1)
-    if not in_order or any(side < 1 for _, side in phases):
-        raise ValueError(f"sizes {sizes!r} cannot be read: write them like '16 24@0.5 32@0.8'")
-    return phases
-
-
-def first_epoch(fraction: float, config: TrainConfig) -> int:
-    """The first epoch, counted from 0, after this fraction of all epochs."""
-    return int(fraction * config.epochs + 1e-9)
-
-
-def image_size(config: TrainConfig, epoch: int) -> int | None:
-    """The side of the training images in this epoch; None: as they are."""
-    sizes = [
-        side for start, side in parse_sizes(config.sizes) if epoch >= first_epoch(start, config)
-    ]
-    return sizes[-1] if sizes else None
 
 
 def set_seed(seed: int) -> None:

@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from helpers.data import Batches, Dataset, load, random_crop_flip
 from helpers.inspection import summarize
+from helpers.recipes import CHOICES, TrainConfig
 from helpers.records import describe_environment
 from helpers.resnet import resnet50
 from helpers.system import (
@@ -39,7 +40,7 @@ from helpers.system import (
     set_up,
     use_products,
 )
-from helpers.training import CHOICES, TrainConfig, make_optimizer, set_seed, train_one_epoch
+from helpers.training import make_optimizer, set_seed, train_one_epoch
 from tools.run_lessons import bench_table, write_tables
 
 # what a training step of ResNet-50 moves at least per image, fused, in bfloat16 (counted)

@@ -77,7 +77,10 @@ helpers/training.py: tests/test_training.py
     get_ema_multi_avg_fn(decay) → get_ema_multi_avg_fn(1 - decay)
     state["average"].module if config.ema else model → model
     for epoch in range(first, config.epochs): → for epoch in range(config.epochs):
+
+helpers/recipes.py: tests/test_training.py
     if not 0 <= self.mixing <= 1: → if False:
+    starts[-1] < 1 → True
 
 helpers/checkpoint.py: tests/test_checkpoint.py
     weights_only=True → weights_only=False
