@@ -170,7 +170,7 @@ def results_row(runs: list[dict]) -> list[str]:
     minutes = f"{statistics.mean(seconds) / 60:.1f}" if seconds else "–"
     machine = run["gpu"]
     if runs[0].get("gpu") is None:
-        machine = f"{run['processor']}; {run['threads']} thread(s)"
+        machine = f"{run['processor']}; {run['threads'] * run.get('processes', 1)} thread(s)"
     parameters = run["parameters"]
     return [
         DATA.get(run["dataset"], run["dataset"]),
@@ -197,7 +197,7 @@ def results_table(results: Path = ROOT / "results") -> str:
 # README's first results: what they are called there, and the beginning of the records' names
 HIGHLIGHTS = (
     ("ResNet-50, 23.5 M parameters, on one GPU (H200)", "cifar10-resnet50-gpu-train-seed"),
-    ("ResNet-50 on two CPU cores", "cifar10-resnet50-cpu"),
+    ("ResNet-50, overnight on two CPU cores", "cifar10-resnet50-night"),
     ("ResNet-9, 1.6 M parameters", "cifar10-resnet9-laptop-48epochs-seed"),
     ("ResNet-9", "cifar10-resnet9-laptop-train-val-seed"),
     ("ResNet-20, the paper's schedule", "paper-resnet20-seed"),
