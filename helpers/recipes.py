@@ -1,7 +1,8 @@
-"""The settings of a run, and recipes: named settings, `python -m helpers.experiment NAME`.
+"""The settings of a run, and recipes, which are named settings.
 
-Above each recipe stand its command and what it reached: test accuracy of the last epoch, number of
-seeds, minutes, machine. Every record is a folder in results/.
+`python -m helpers.experiment NAME` trains with a recipe. Above each stand its command and what it
+reached: test accuracy of the last epoch, number of seeds, minutes, machine. Every record is a
+folder in results/.
 """
 
 from dataclasses import dataclass, field, replace
@@ -127,7 +128,8 @@ resnet50_cpu = final(
 # What two cores do overnight: twelve blocks join early, with gamma = 0.25. 92.01 % with `--split
 # train` (45,000 images, 1 seed): 9.4 hours on two cores of an EPYC without bfloat16, in several
 # sittings beside other work. It ran as two processes of one thread each:
-# OMP_NUM_THREADS=1 torchrun --nproc-per-node=2 -m helpers.experiment resnet50-night --products on
+# OMP_NUM_THREADS=1 torchrun --nproc-per-node=2 -m helpers.experiment resnet50-night
+#     --split train --precision float32 --products on
 resnet50_night = final(
     recipe="resnet50-night", model="resnet50", epochs=20, batch_size=128, lr=0.1, warmup=0.1,
     schedule="linear", flip="alternate", sizes="16 24@0.65 32@0.9", grow=0.2, grow_gamma=0.25,
