@@ -120,8 +120,8 @@ laptop = final(
 # AMX, shared with other work. In float32, on one without bfloat16, about three times as long (from
 # single steps). Small images first, twelve inner blocks join late.
 resnet50_cpu = final(
-    recipe="resnet50-cpu", model="resnet50", epochs=14, batch_size=128, lr=0.15, warmup=0.1,
-    schedule="linear", flip="alternate", sizes="16 24@0.79 32@0.93", grow=0.5,
+    recipe="resnet50-cpu", model="resnet50", epochs=15, batch_size=128, lr=0.1, warmup=0.1,
+    schedule="linear", flip="alternate", sizes="16 24@0.67 32@0.87", grow=0.2, grow_gamma=0.25,
 )  # fmt: skip
 
 # python -m helpers.experiment resnet50-night
