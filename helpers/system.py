@@ -112,7 +112,8 @@ class ProductConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == (1, 1):  # the same linear map at every pixel
             pixels = x.permute(0, 2, 3, 1)[:, :: self.stride[0], :: self.stride[1]]
-            return F.linear(pixels, self.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+            # one large product; without gradients torch would make many small ones of strided input
+            return F.linear(pixels.contiguous(), self.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
         weight = self.weight
         if torch.is_autocast_enabled(x.device.type):  # an autograd function is not cast by itself
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -193,7 +194,7 @@ def keep_freed_memory() -> None:
 
 
 def processor_name() -> str:
-    """The processor's model as the system calls it; on Linux also its cores, and AMX if there."""
+    """The processor's model as the system calls it; on Linux also its cores and bfloat16."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -201,5 +202,6 @@ def processor_name() -> str:
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     if not models:
         return platform.machine()
-    amx = ", AMX-BF16" if any("amx_bf16" in line for line in lines) else ""
-    return f"{models[0]}, {len(models)} cores{amx}"
+    names = {"amx_bf16": ", AMX-BF16", "avx512_bf16": ", AVX512-BF16"}  # fastest first
+    found = [name for flag, name in names.items() if any(flag in line for line in lines)]
+    return f"{models[0]}, {len(models)} cores{''.join(found[:1])}"
