@@ -60,7 +60,7 @@ def test_the_probe_is_timed_and_leaves_the_generator_alone(monkeypatch):
 
 
 def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
-    lines = ["processor\t: 0", "model name\t: Maker: Model 7", "flags\t\t: avx amx_bf16"]
+    lines = ["processor\t: 0", "model name\t: Maker: Model 7", "flags\t\t: avx512_bf16 amx_bf16"]
     monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(2 * lines))
     assert system.processor_name() == "Maker: Model 7, 2 cores, AMX-BF16"
     monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(lines[:2]))
@@ -92,6 +92,18 @@ def test_products_are_the_convolution(kernel, size, stride):
         (output * weights).sum().backward()
     assert torch.allclose(inputs[0].grad, inputs[1].grad)
     assert torch.allclose(ours.weight.grad, theirs.weight.grad)
+
+
+def test_without_gradients_a_strided_convolution_is_still_one_product():
+    conv = nn.Conv2d(256, 1024, 1, stride=2, bias=False)
+    system.use_products(conv)
+    x = torch.randn(8, 256, 8, 8).bfloat16().to(memory_format=torch.channels_last)
+    autocast = system.make_autocast("bfloat16", x.device)
+    with torch.no_grad(), autocast, torch.profiler.profile() as profile:
+        conv(x)
+    operations = {event.key for event in profile.key_averages()}
+    assert "aten::mm" in operations
+    assert "aten::bmm" not in operations, "many small products: seven to ten times as slow"
 
 
 def test_products_work_under_autocast_and_without_a_gradient_of_the_input():
