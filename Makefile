@@ -3,7 +3,7 @@
 # make html          the course as a site in build/site, with search; installs docs/requirements.txt
 # make test          all checks but the slow ones, in two processes (JOBS=4: in four)
 # make test-long     the slow checks too
-# make refresh       executes the lessons in place: their stored outputs
+# make refresh       executes the lessons in place, on CIFAR-10, and redraws the tables
 # make tables        redraws the tables of recorded runs
 # make exercises     executes the solutions and writes the students' copies
 # make images        redraws the diagrams
