@@ -189,7 +189,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     recipes = {"choices": list(RECIPES), "metavar": "recipe"}
     add("recipe", nargs="?", default="custom", help="start from: " + ", ".join(RECIPES), **recipes)
     add("--root", type=Path, help="where the data set lies (folder: one subfolder per class)")
-    add("--out", type=Path, help="folder (default: runs/<dataset>-<model>-<recipe>-<split>-seed<N>)")
+    add("--out", type=Path, help="folder of the record (default: in runs/, named by the settings)")
     add("--record", action="store_true", help="write into results/, which the lessons read")
     add("--dry-run", action="store_true", help="print the plan and an estimate of its time only")
     add("--test-trace", action="store_true", help="also note the test accuracy of each epoch")
