@@ -1,4 +1,4 @@
-"""Looks into a trained ResNet-50: `python tools/inspect_run.py results/cifar10-resnet50-cpu`.
+"""Looks into a trained ResNet-50: `python tools/inspect_run.py results/cifar10-resnet50-night`.
 
 Writes inspection.npz into the run's folder, or into `--out`: what lesson 06 shows of a network
 whose weights are too large for the repository. It uses the lesson's own definitions, and needs
