@@ -203,5 +203,5 @@ def processor_name() -> str:
     if not models:
         return platform.machine()
     names = {"amx_bf16": ", AMX-BF16", "avx512_bf16": ", AVX512-BF16"}  # fastest first
-    found = [name for flag, name in names.items() if any(flag in line for line in lines)]
-    return f"{models[0]}, {len(models)} cores{''.join(found[:1])}"
+    found = (name for flag, name in names.items() if any(flag in line for line in lines))
+    return f"{models[0]}, {len(models)} cores{next(found, '')}"

@@ -63,6 +63,8 @@ def test_the_processor_is_named_as_the_system_names_it(monkeypatch):
     lines = ["processor\t: 0", "model name\t: Maker: Model 7", "flags\t\t: avx512_bf16 amx_bf16"]
     monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(2 * lines))
     assert system.processor_name() == "Maker: Model 7, 2 cores, AMX-BF16"
+    lines[2] = "flags\t\t: avx512_bf16"
+    assert system.processor_name() == "Maker: Model 7, 2 cores, AVX512-BF16"
     monkeypatch.setattr(Path, "read_text", lambda path: "\n".join(lines[:2]))
     assert system.processor_name() == "Maker: Model 7, 1 cores"
     monkeypatch.setattr(Path, "read_text", lambda path: "no such lines")
