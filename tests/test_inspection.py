@@ -34,7 +34,7 @@ LESSON = definitions(
     "drop_blocks",
     "refreshed",
     "change_ratio",
-    "half_width",
+    "side_of_half",
     "rank_correlation",
 )
 
@@ -240,11 +240,11 @@ def test_receptive_field_of_resnet50_by_hand():
     }  # fmt: skip
 
 
-def test_half_width_of_an_even_weight_and_of_one_pixel():
-    assert LESSON.half_width(torch.ones(81, 81)) == 59  # 57² is less than half of 81², 59² more
+def test_side_of_half_of_an_even_weight_and_of_one_pixel():
+    assert LESSON.side_of_half(torch.ones(81, 81)) == 59  # 57² is less than half of 81², 59² more
     point = torch.zeros(9, 9)
     point[4, 4] = 1
-    assert LESSON.half_width(point) == 1
+    assert LESSON.side_of_half(point) == 1
 
 
 # --- lesson 06: Grad-CAM
