@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
-from IPython.display import DisplayHandle, clear_output, display
+from IPython.display import DisplayHandle, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -64,23 +64,15 @@ def explore(
         show(*draw(**{name: default for name, (default, _) in controls.items()}))
         return
 
-    sliders, place = {}, widgets.Output()
+    sliders = {}
     for name, (default, choices) in controls.items():
-        slider = widgets.SelectionSlider(options=list(choices), value=default, description=name)
-        slider.style.description_width = "initial"
-        slider.continuous_update = False  # one figure when it is let go
-        sliders[name] = slider
-
-    def redraw(change: dict | None = None) -> None:
-        with place:
-            clear_output(wait=True)
-            show(*draw(**{name: slider.value for name, slider in sliders.items()}))
-
-    for slider in sliders.values():
-        slider.observe(redraw, "value")
-    row = widgets.HBox(list(sliders.values()), layout={"flex_flow": "row wrap"})
-    display(widgets.VBox([row, place]))
-    redraw()
+        sliders[name] = widgets.SelectionSlider(
+            options=list(choices),
+            value=default,
+            continuous_update=False,  # one figure when it is let go
+            style={"description_width": "initial"},
+        )
+    display(widgets.interactive(lambda **values: show(*draw(**values)), **sliders))
 
 
 def plot_images(

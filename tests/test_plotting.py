@@ -182,7 +182,6 @@ def test_show_keeps_alternative_text_colours_and_size_and_closes(displayed):
 @pytest.fixture
 def live(monkeypatch):
     monkeypatch.delenv("COURSE_UNATTENDED", raising=False)
-    monkeypatch.setattr(plotting, "clear_output", lambda wait: None)
 
 
 def draw(**values):
@@ -196,10 +195,10 @@ DEFAULTS = {"depth": 20, "size": 0.3}
 
 def boxes_of(displayed) -> dict:
     """The controls, by name; the figure's place is below them."""
-    panel = displayed[0][0]
-    row, place = panel.children
+    (panel,) = [shown for shown, _ in displayed if isinstance(shown, ipywidgets.interactive)]
+    *boxes, place = panel.children
     assert isinstance(place, ipywidgets.Output)
-    return {box.description: box for box in row.children}
+    return {box.description: box for box in boxes}
 
 
 @pytest.mark.parametrize("why", ["unattended", "no ipywidgets"])
