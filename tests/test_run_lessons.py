@@ -78,16 +78,17 @@ def write_record(folder, **changes) -> None:
 
 
 def test_the_results_table_takes_seeds_together(tmp_path):
-    write_record(tmp_path / "a", test_accuracy=0.90)
-    write_record(tmp_path / "b", test_accuracy=0.92, train_seconds=30)
+    write_record(tmp_path / "a-seed0", test_accuracy=0.90)
+    write_record(tmp_path / "a-seed1", test_accuracy=0.92, train_seconds=30)
     write_record(tmp_path / "c", dataset="folder", precision=None)  # of an own data set
     write_record(tmp_path / "d", test_accuracy=None)  # written with --no-test
     write_record(tmp_path / "ablation-x")  # lesson 07 shows it
     _, _, *rows = results_table(tmp_path).splitlines()
     both, own = rows
-    assert "| resnet20 | 269,722 | training split | 12 | 91.00 ± 1.41 % (2 seeds) | 1.0 |" in both
-    assert "Abacus; 2 thread(s), float32 | 2026-11-21 |" in both
+    assert "| resnet20 | training split | 12 | 91.00 ± 1.41 % (2 seeds) | 1.0 |" in both
+    assert "Abacus; 2 thread(s), float32 | 2026-11-21 | `a-seed…` |" in both
     assert own.startswith("| folder | resnet20 |") and "90.00 % (1 seed)" in own and ", – |" in own
+    assert own.endswith(" | `c` |")
 
 
 def test_tables_are_drawn_between_their_markers():

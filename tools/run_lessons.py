@@ -135,8 +135,8 @@ def refresh(paths: list[Path]) -> None:
 
 # --- the tables of recorded runs
 
-SETTING = "dataset model parameters split epochs precision processor gpu threads".split()
-COLUMNS = "data, network, parameters, trained on, epochs, test accuracy, minutes, machine, date"
+SETTING = "dataset model split epochs precision processor gpu threads".split()
+COLUMNS = "data, network, trained on, epochs, test accuracy, minutes, machine, date, record"
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "shapes": "`shapes` (embedded)"}
 SPLITS = {"train": "training split", "train+val": "training and validation splits"}
 
@@ -153,7 +153,7 @@ def recorded_runs(results: Path) -> dict[tuple, list[dict]]:
         if belongs_to_lesson or record.get("test_accuracy") is None:
             continue
         environment = path.with_name("environment.json").read_text(encoding="utf-8")
-        record |= json.loads(environment)
+        record |= json.loads(environment) | {"record": path.parent.name}
         setting = tuple(record.get(name) for name in SETTING)
         groups.setdefault(setting, []).append(record)
     return groups
@@ -176,17 +176,18 @@ def results_row(runs: list[dict]) -> list[str]:
     machine = run["gpu"]
     if runs[0].get("gpu") is None:
         machine = f"{run['processor']}; {run['threads'] * run.get('processes', 1)} thread(s)"
-    parameters = run["parameters"]
+    names = [each["record"] for each in runs]
+    record = names[0] if len(names) == 1 else os.path.commonprefix(names) + "…"
     return [
         DATA.get(run["dataset"], run["dataset"]),
         run["model"],
-        f"{parameters:,}" if isinstance(parameters, int) else parameters,
         SPLITS.get(run["split"], run["split"]),
         str(run["epochs"]),
         accuracy_of(runs),
         minutes,
         f"{machine}, {run['precision']}",
         max(each.get("date", "–")[:10] for each in runs),
+        f"`{record}`",
     ]
 
 
