@@ -135,7 +135,7 @@ def refresh(paths: list[Path]) -> None:
 
 # --- the tables of recorded runs
 
-SETTING = "dataset model split epochs precision processor gpu threads".split()
+SETTING = "dataset model parameters split epochs precision processor gpu threads".split()
 COLUMNS = "data, network, trained on, epochs, test accuracy, minutes, machine, date, record"
 DATA = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "shapes": "`shapes` (embedded)"}
 SPLITS = {"train": "training split", "train+val": "training and validation splits"}
